@@ -1,0 +1,50 @@
+"""API keys: only a keyed hash of each is kept."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import Base, IdText, UtcDateTime, utc_now
+
+ID_PREFIX = "key"
+
+
+class KeyStatus(StrEnum):
+    """What a key is good for."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class ApiKey(Base):
+    """A credential of a workspace."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (Index("ix_api_keys_workspace_id_id", "workspace_id", "id"),)
+
+    id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey("workspaces.id"))
+    name: Mapped[str] = mapped_column(Text)
+    prefix: Mapped[str] = mapped_column(Text)
+    # Looked up by value: unique, since two rows for one key would make revoking one of them mean nothing.
+    key_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    hash_key_id: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    allowed_cidrs: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now())
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_ip: Mapped[str | None] = mapped_column(Text)
+    rotated_from: Mapped[str | None] = mapped_column(IdText)
+
+    def status_at(self, moment: datetime) -> KeyStatus:
+        """Give the state at a time of the database's clock."""
+        if self.revoked_at is not None:
+            return KeyStatus.REVOKED
+        if self.expires_at is not None and self.expires_at <= moment:
+            return KeyStatus.EXPIRED
+        return KeyStatus.ACTIVE

@@ -1,0 +1,76 @@
+"""Every query of API keys."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.api_keys.models import ApiKey, KeyStatus
+from app.core.database import utc_now
+from app.core.pagination import PageRequest
+
+_BY_STATUS: dict[KeyStatus, ColumnElement[bool]] = {
+    KeyStatus.REVOKED: ApiKey.revoked_at.is_not(None),
+    KeyStatus.EXPIRED: and_(ApiKey.revoked_at.is_(None), ApiKey.expires_at <= utc_now()),
+    KeyStatus.ACTIVE: and_(
+        ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > utc_now())
+    ),
+}
+
+_CREDENTIAL = select(
+    ApiKey.id,
+    ApiKey.workspace_id,
+    ApiKey.scopes,
+    ApiKey.allowed_cidrs,
+    ApiKey.revoked_at,
+    ApiKey.expires_at,
+    ApiKey.last_used_at,
+    utc_now().label("now"),
+)
+
+
+def find_credential(session: Session, hashes: list[bytes]) -> Any:
+    """Give the one key with one of these hashes, whatever its workspace and state, and the database's time; or None."""
+    # As literal comparisons, so that one statement serves one pepper and two.
+    return session.execute(_CREDENTIAL.where(or_(*(ApiKey.key_hash == value for value in hashes)))).first()
+
+
+def find(session: Session, workspace_id: str, key_id: str) -> ApiKey | None:
+    """Give a key, or None."""
+    return session.scalar(select(ApiKey).where(ApiKey.workspace_id == workspace_id, ApiKey.id == key_id))
+
+
+def list_page(
+    session: Session, workspace_id: str, page: PageRequest, statuses: Collection[KeyStatus]
+) -> Sequence[ApiKey]:
+    """Give up to one more than a page of keys, newest first."""
+    query = (
+        select(ApiKey)
+        .where(ApiKey.workspace_id == workspace_id, or_(*(_BY_STATUS[status] for status in statuses)))
+        .order_by(ApiKey.id.desc())
+        .limit(page.limit + 1)
+    )
+    if page.before:
+        query = query.where(ApiKey.id < page.before)
+    return session.scalars(query).all()
+
+
+def database_time(session: Session) -> datetime:
+    """Give the time by the database's clock."""
+    moment = session.scalar(select(utc_now()))
+    assert moment is not None
+    return moment
+
+
+def note_use(session: Session, key_id: str, moment: datetime, address: str, at_most_every: timedelta) -> None:
+    """Note a use, unless one was noted less than `at_most_every` ago."""
+    session.execute(
+        update(ApiKey)
+        .where(
+            ApiKey.id == key_id,
+            or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= moment - at_most_every),
+        )
+        .values(last_used_at=moment, last_used_ip=address)
+    )

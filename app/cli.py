@@ -1,0 +1,305 @@
+"""The command line, `./botbat`. Every command takes `--json`; what is expected to fail is one line and exit 1."""
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from app.core.unit_of_work import UnitOfWork
+    from app.processes import Command
+
+_PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_OUR_SETTINGS = re.compile(r"BOTBAT_|FLOWER_|WEB_|(DATABASE|BROKER)_URL|PORT$")
+_LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+_CHECKS = {
+    "format": ["-m", "ruff", "format", "--check", ".", "botbat"],
+    "lint": ["-m", "ruff", "check", ".", "botbat"],
+    "types": ["-m", "mypy"],
+    "types of botbat": ["-m", "mypy", "botbat"],
+    "imports": ["-c", _LINT_IMPORTS],
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """BotBat Integrations: API keys, signed webhooks and their delivery log."""
+
+
+@cli.group()
+def workspaces() -> None:
+    """Tenants."""
+
+
+@cli.group()
+def keys() -> None:
+    """API keys."""
+
+
+@cli.group()
+def events() -> None:
+    """Published events."""
+
+
+def _command(group: click.Group, name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Register a command with `--json`; what it returns is printed."""
+
+    def register(function: Callable[..., Any]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, as_json: bool, **arguments: Any) -> None:
+            answer = function(**arguments)
+            if answer is not None:
+                _print(answer, as_json=as_json)
+
+        option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+        return group.command(name, **settings)(option(run))
+
+    return register
+
+
+def _print(answer: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer))
+        return
+    width = max(map(len, answer))
+    for name, value in answer.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{name:<{width}}  {'' if shown is None else shown}".rstrip())
+
+
+@_command(workspaces, "create")
+@click.argument("name")
+def create_workspace(name: str) -> dict[str, Any]:
+    """Make a workspace and its first API key, which is shown only now."""
+    from app.api_keys import service as api_keys
+    from app.workspaces import service
+
+    with _transaction() as uow:
+        workspace = service.create(uow, name=name)
+        row, key = api_keys.create(uow, workspace_id=workspace.id, name="First key")
+        return {"workspace_id": workspace.id, "api_key": key, "api_key_id": row.id, "name": workspace.name}
+
+
+@_command(keys, "create")
+@click.option("--workspace", required=True, metavar="ID", help="Whose key it is.")
+@click.option("--name", required=True)
+@click.option("--expires-in-days", type=int, metavar="DAYS")
+@click.option("--scope", "scopes", multiple=True, help="May be given several times; none means all.")
+def create_key(workspace: str, name: str, expires_in_days: int | None, scopes: tuple[str, ...]) -> dict[str, Any]:
+    """Make an API key, which is shown only now."""
+    from app.api_keys import service
+    from app.api_keys.schemas import ApiKeyObject
+
+    with _transaction() as uow:
+        _require_workspace(uow, workspace)
+        row, key = service.create(
+            uow,
+            workspace_id=workspace,
+            name=name,
+            expires_in_days=expires_in_days,
+            scopes=list(scopes) or None,
+        )
+        shown: dict[str, Any] = ApiKeyObject().dump(row)
+        return {**shown, "key": key}
+
+
+@_command(events, "publish")
+@click.argument("event_type", metavar="TYPE")
+@click.option("--data", default="{}", metavar="JSON|@FILE|-", help="The payload; - reads standard input.")
+@click.option("--workspace", metavar="ID", help="Default: the one that `up` made.")
+@click.option("--external-id", help="Your own id; a second event with it is not published.")
+def publish_event(event_type: str, data: str, workspace: str | None, external_id: str | None) -> dict[str, Any]:
+    """Publish an event."""
+    from app.core import json_body
+    from app.events import service
+    from app.events.schemas import EventReceipt, PublishRequest
+
+    body = {"type": event_type, "data": json_body.parse(_read(data))}
+    if external_id is not None:
+        body["external_id"] = external_id
+    draft = PublishRequest().load(body)
+    with _transaction() as uow:
+        workspace = workspace or _development_workspace(uow)
+        _require_workspace(uow, workspace)
+        receipt = service.publish(uow, workspace_id=workspace, draft=draft)
+    answer: dict[str, Any] = EventReceipt().dump(receipt)
+    return answer
+
+
+@_command(cli, "migrate")
+def migrate() -> dict[str, Any]:
+    """Bring the database to the newest schema."""
+    from app import migrations
+    from config.settings import load_settings
+
+    return {"revision": migrations.migrate(load_settings())}
+
+
+@_command(cli, "config")
+def show_config() -> dict[str, Any]:
+    """Show the settings, with secrets masked."""
+    from config.settings import load_settings
+
+    return load_settings().masked()
+
+
+@_command(cli, "up")
+def up() -> None:
+    """Run everything on this machine, for development. Ctrl-C stops it."""
+    from app.development import up
+
+    up.run(as_json=click.get_current_context().params["as_json"])
+
+
+@_command(cli, "web", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def web(arguments: tuple[str, ...]) -> None:
+    """Run the web server; ARGUMENTS go to gunicorn."""
+    from app import processes
+
+    _become(processes.web(arguments))
+
+
+@_command(cli, "worker", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """Run a worker; ARGUMENTS go to Celery."""
+    from app import processes
+
+    _become(processes.worker(arguments))
+
+
+@_command(cli, "beat", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def beat(arguments: tuple[str, ...]) -> None:
+    """Run the clock of periodic tasks; ARGUMENTS go to Celery."""
+    from app import processes
+
+    _become(processes.beat(arguments))
+
+
+@_command(cli, "flower", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def flower(arguments: tuple[str, ...]) -> None:
+    """Run Flower; ARGUMENTS go to it."""
+    from app import processes
+    from config.settings import load_settings
+
+    _become(processes.flower(load_settings(), arguments))
+
+
+@_command(cli, "bench", context_settings=_PASS_ON)
+@click.argument("name")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(name: str, arguments: tuple[str, ...]) -> None:
+    """Run a benchmark of the folder bench/."""
+    from app.processes import ROOT, Command
+    from config.settings import process_environment
+
+    if not (ROOT / "bench" / f"{name}.py").is_file():
+        known = sorted(path.stem for path in (ROOT / "bench").glob("[a-z]*.py"))
+        raise click.ClickException(f"There is no benchmark {name!r}. There is: {', '.join(known)}.")
+    _become(Command([sys.executable, "-m", f"bench.{name}", *arguments], process_environment()))
+
+
+@_command(cli, "test", context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def test(arguments: tuple[str, ...]) -> None:
+    """Run the tests; ARGUMENTS go to pytest."""
+    from app.processes import Command
+    from config.settings import process_environment
+
+    # The tests choose their settings: those of a running service are not theirs.
+    environment = {
+        name: value for name, value in process_environment().items() if not _OUR_SETTINGS.match(name)
+    }
+    _become(Command([sys.executable, "-m", "pytest", *arguments], environment))
+
+
+@_command(cli, "check")
+def check() -> dict[str, Any]:
+    """Check format, lint, types and import contracts."""
+    from app.processes import ROOT
+
+    passed: dict[str, Any] = {}
+    for name, command in _CHECKS.items():
+        print(f"--- {name}", file=sys.stderr, flush=True)
+        finished = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr, check=False)  # noqa: S603
+        passed[name] = "passed" if finished.returncode == 0 else "FAILED"
+    if "FAILED" in passed.values():
+        click.get_current_context().call_on_close(functools.partial(sys.exit, 1))
+    return passed
+
+
+@_command(cli, "lock")
+def lock() -> NoReturn:
+    """Compile both requirements files anew from their .in files."""
+    raise click.ClickException("Run it as ./botbat lock, which needs no environment.")
+
+
+def _become(command: "Command") -> NoReturn:
+    from app.processes import ROOT
+
+    os.chdir(ROOT)
+    os.execve(command.argv[0], command.argv, command.environment)  # noqa: S606 - no shell is wanted
+
+
+@contextmanager
+def _transaction() -> "Iterator[UnitOfWork]":
+    from app import migrations
+    from app.core.unit_of_work import open_resources
+    from config.settings import load_settings
+
+    settings = load_settings()
+    resources = open_resources(settings)
+    try:
+        with resources.database.engine.connect() as connection:
+            current = migrations.is_current(connection)
+        if not current:
+            raise click.ClickException("The database does not have this version's schema. Run: ./botbat migrate")
+        with resources.transaction() as uow:
+            yield uow
+    finally:
+        resources.close()
+
+
+def _require_workspace(uow: "UnitOfWork", workspace_id: str) -> None:
+    from app.workspaces.models import Workspace
+
+    if uow.session.get(Workspace, workspace_id) is None:
+        raise click.ClickException(f"There is no workspace {workspace_id}.")
+
+
+def _development_workspace(uow: "UnitOfWork") -> str:
+    from app.development import dev_file
+
+    known = dev_file.load(uow.resources.settings.data_dir)
+    if known is None:
+        raise click.ClickException("Say whose event it is: --workspace ID.")
+    return known.workspace_id
+
+
+def _read(text: str) -> bytes:
+    if text == "-":
+        return sys.stdin.buffer.read()
+    return Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+
+
+def main() -> None:
+    """Run the command line; errors that are no bugs are told in a line, or as JSON where that was asked for."""
+    from app import cli_errors
+
+    with cli_errors.told(as_json="--json" in sys.argv):
+        cli.main(args=sys.argv[1:] or ["--help"], prog_name="botbat", standalone_mode=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Doorbells: messages that carry no work and only wake a worker to look for due rows.
+
+They are coalesced by a flag in Redis that the worker clears before it claims: a thousand publishes a second cost
+a few messages. A ring that fails is forgotten, since the sweep finds the work; it never fails or holds up the caller.
+"""
+
+import math
+import time
+from typing import Any, Protocol
+
+import redis
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from config.celery import celery_config
+from config.settings import Settings
+from config.wire import QueueName, TaskName
+
+log = structlog.get_logger()
+
+# A flag that nobody clears (its message was lost with the broker) must not silence the bell for long.
+_FLAG_MILLISECONDS = 2_000
+# What waits longer is left to the sweep: see docs/decisions/0002.
+MAX_COUNTDOWN_SECONDS = 1800
+_PAUSE_AFTER_FAILURE_SECONDS = 1.0
+_SOCKET_SECONDS = 0.5
+
+
+class Doorbell(Protocol):
+    """Wakes workers."""
+
+    def ring(self, task: TaskName, *, countdown: float = 0) -> None:
+        """Have `task` run soon, or `countdown` seconds from now."""
+
+    def answer(self, task: TaskName) -> None:
+        """Note that `task` has started: whatever is committed from now on must ring again."""
+
+
+class CeleryDoorbell:
+    """Rings by Celery messages."""
+
+    def __init__(self, settings: Settings) -> None:
+        config = celery_config(settings)
+        config["broker_transport_options"] |= {
+            "socket_timeout": _SOCKET_SECONDS,
+            "socket_connect_timeout": _SOCKET_SECONDS,
+        }
+        self._celery = Celery("botbat", set_as_current=False)
+        self._celery.config_from_object(config)
+        self._redis: Any = redis.Redis.from_url(
+            settings.broker_url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS
+        )
+        self._silent_until = 0.0
+
+    def ring(self, task: TaskName, *, countdown: float = 0) -> None:
+        """Send one message unless one is pending; for countdowns, one per second in which something is due."""
+        if countdown > MAX_COUNTDOWN_SECONDS or time.monotonic() < self._silent_until:
+            return
+        try:
+            if countdown <= 0:
+                if self._redis.set(_flag(task), b"1", nx=True, px=_FLAG_MILLISECONDS):
+                    self._send(task, queue=task.queue)
+                return
+            second = math.ceil(time.time() + countdown)
+            lifetime = int((countdown + 2) * 1000)
+            if self._redis.set(f"{_flag(task)}:{second}", b"1", nx=True, px=lifetime):
+                self._send(task, queue=QueueName.RETRIES, countdown=second - time.time())
+        except (redis.RedisError, OperationalError, OSError) as error:
+            self._silent_until = time.monotonic() + _PAUSE_AFTER_FAILURE_SECONDS
+            log.warning("doorbell.failed", task=task.value, error=type(error).__name__)
+
+    def answer(self, task: TaskName) -> None:
+        """Clear the flag."""
+        try:
+            self._redis.delete(_flag(task))
+        except (redis.RedisError, OSError) as error:
+            log.warning("doorbell.failed", task=task.value, error=type(error).__name__)
+
+    def ping(self) -> None:
+        """Ask the broker whether it is there; raises `redis.RedisError` or `OSError`."""
+        self._redis.ping()
+
+    def _send(self, task: TaskName, *, queue: QueueName, countdown: float = 0) -> None:
+        self._celery.send_task(
+            task.value, queue=queue.value, countdown=countdown or None, retry=False, ignore_result=True
+        )
+
+
+def _flag(task: TaskName) -> str:
+    return f"botbat:ring:{task.value}"

@@ -1,0 +1,84 @@
+"""Parsing and writing JSON that strangers send: exact, bounded, and a clear error for whatever cannot be kept.
+
+orjson is several times faster than `json` but turns integers beyond 64 bits into floats; bodies that may hold
+one go through `json` instead, so that what is delivered equals what was published.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+import orjson
+
+from app.core.errors import MalformedJson
+
+MAX_DEPTH = 64
+_LONG_NUMBER = re.compile(rb"\d{16}")
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def parse(raw: bytes) -> Any:
+    """Give the value of a JSON text in UTF-8; raises `MalformedJson` with a sentence on what is wrong."""
+    if b"\\u0000" in raw and _NUL.search(raw):
+        raise MalformedJson("The body has a NUL character (\\u0000), which cannot be kept.")
+    try:
+        value = _parse_exactly(raw) if _LONG_NUMBER.search(raw) else orjson.loads(raw)
+    except RecursionError:
+        raise MalformedJson(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
+    except ValueError:
+        # The parser's own text may quote the body, which may hold a secret.
+        raise MalformedJson("The body is not valid JSON in UTF-8.") from None
+    if _too_deep(raw, value):
+        raise MalformedJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def dumps(value: Any) -> bytes:
+    """Write compact JSON in UTF-8."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        # Integers beyond 64 bits.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parse_exactly(raw: bytes) -> Any:
+    text = raw.decode()
+    value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    # Lone surrogates pass json.loads, but no UTF-8 can carry them.
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number
+
+
+def _too_deep(raw: bytes, value: Any) -> bool:
+    if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            child
+            for container in level
+            for child in (
+                container.values()
+                if isinstance(container, dict)
+                else container
+                if isinstance(container, list)
+                else ()
+            )
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True

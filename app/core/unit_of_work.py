@@ -1,0 +1,82 @@
+"""One transaction, and the doorbells that are rung once it is committed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.core.crypto import KeyedHash, SecretBox
+from app.core.database import Database
+from app.core.doorbell import CeleryDoorbell, Doorbell
+from app.core.egress_policy import EgressPolicy, parse_dev_origin
+from config.settings import Settings
+from config.wire import TaskName
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a process is made with, once: nothing in it survives a fork."""
+
+    settings: Settings
+    database: Database
+    doorbell: Doorbell
+    secret_box: SecretBox
+    key_hash: KeyedHash
+    egress_policy: EgressPolicy
+
+    @contextmanager
+    def transaction(self, *, write: bool = True) -> Iterator["UnitOfWork"]:
+        """Run a block as one transaction: committed at its end, rolled back when it raises."""
+        uow = UnitOfWork(self, write=write)
+        try:
+            yield uow
+            uow.commit()
+        finally:
+            uow.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.dispose()
+
+
+def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> Resources:
+    """Make the resources of a process."""
+    return Resources(
+        settings=settings,
+        database=Database(settings.database_url, pool_size=settings.web_threads),
+        doorbell=doorbell or CeleryDoorbell(settings),
+        secret_box=SecretBox(settings.encryption_keys),
+        key_hash=KeyedHash(settings.encryption_keys, "api key"),
+        egress_policy=EgressPolicy(
+            allow_cidrs=settings.egress_allow_cidrs,
+            deny_cidrs=settings.egress_deny_cidrs,
+            dev_origins=frozenset(parse_dev_origin(origin) for origin in settings.dev_origins),
+        ),
+    )
+
+
+class UnitOfWork:
+    """What a service works with: the session, and `ring` for what is to happen after the commit."""
+
+    def __init__(self, resources: Resources, *, write: bool = True) -> None:
+        self.resources = resources
+        self.is_sqlite = resources.database.is_sqlite
+        self.session = Session(resources.database.bind(write=write), expire_on_commit=False, autoflush=False)
+        self._rings: dict[tuple[TaskName, float], None] = {}
+
+    def ring(self, task: TaskName, *, countdown: float = 0) -> None:
+        """Wake a worker for `task` after the commit, `countdown` seconds later; a rollback forgets it."""
+        self._rings[task, countdown] = None
+
+    def commit(self) -> None:
+        """Commit, then ring. A broker that is down changes nothing: the sweep finds the work."""
+        self.session.commit()
+        rings, self._rings = self._rings, {}
+        for task, countdown in rings:
+            self.resources.doorbell.ring(task, countdown=countdown)
+
+    def close(self) -> None:
+        """Roll back what is not committed and give the connection back."""
+        self._rings = {}
+        self.session.close()

@@ -1,0 +1,168 @@
+"""The steps of the delivery engine, each one transaction: fan out, lease, claim, record, release, sweep.
+
+The row is the work: what these functions commit is all that a crash leaves behind. Why queues are leased and rows are
+not: docs/decisions/0003.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+from app.core import conditions, json_body
+from app.core.ids import new_id
+from app.core.unit_of_work import UnitOfWork
+from app.deliveries import engine_repository as repository
+from app.deliveries.engine_repository import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
+from app.deliveries.models import DELIVERY_PREFIX, AttemptStatus
+from app.endpoints import queues
+from app.endpoints import service as endpoints
+from app.endpoints.queues import LeasedQueue
+from app.endpoints.service import Target
+from app.endpoints.subscriptions import wants
+from app.events import service as events
+from config.wire import TaskName
+
+FAN_OUT_EVENTS = 1000
+# A transaction of fan-out stays this small even where every event goes to hundreds of endpoints.
+_FAN_OUT_DELIVERIES = 10_000
+
+
+def fan_out(uow: UnitOfWork) -> int:
+    """Make the deliveries of a batch of events; gives how many events, 0 when none waits."""
+    waiting = events.claim_not_fanned_out(uow, limit=FAN_OUT_EVENTS)
+    if not waiting:
+        return 0
+    subscriptions = defaultdict(list)
+    for subscription in endpoints.list_subscriptions(uow, workspace_ids={row.workspace_id for row in waiting}):
+        subscriptions[subscription.workspace_id].append(subscription)
+    documents = _documents(uow, waiting, subscriptions)
+    deliveries: list[NewDelivery] = []
+    done: list[str] = []
+    for event in waiting:
+        deliveries += [
+            NewDelivery(new_id(DELIVERY_PREFIX), event.workspace_id, event.id, event.type, subscription.id)
+            for subscription in subscriptions[event.workspace_id]
+            if wants(subscription.events, event.type)
+            and (subscription.filter is None or conditions.matches(subscription.filter, documents[event.id]))
+        ]
+        done.append(event.id)
+        if len(deliveries) >= _FAN_OUT_DELIVERIES:
+            break
+    if deliveries:
+        repository.insert_deliveries(uow, deliveries)
+        queues.wake(uow, endpoint_ids={delivery.endpoint_id for delivery in deliveries})
+        uow.ring(TaskName.DELIVERIES_PUMP)
+    events.mark_fanned_out(uow, event_ids=done)
+    return len(done)
+
+
+def lease_queues(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue]:
+    """Lease queues that have something due."""
+    return queues.lease_due(uow, lease_id=lease_id, limit=limit)
+
+
+def refresh_targets(uow: UnitOfWork, *, known: dict[str, Target | None]) -> dict[str, Target | None]:
+    """Give the current configuration of leased endpoints; None for one that is gone."""
+    return endpoints.refresh_targets(uow, known=known)
+
+
+def claim(uow: UnitOfWork, *, quotas: Sequence[Quota], held: Collection[str]) -> list[DueDelivery]:
+    """Give due deliveries of leased queues. `held` are those that the pump has and has not recorded."""
+    return repository.list_due(uow, quotas, held)
+
+
+def record(uow: UnitOfWork, *, lease_id: str, finished: Sequence[tuple[NewAttempt, Outcome]]) -> None:
+    """Write attempts and what they mean for their deliveries.
+
+    Raises `LeaseLost`, and then nothing may be committed, when a queue was taken over by another pump.
+    """
+    repository.insert_attempts(uow, [attempt for attempt, _ in finished])
+    repository.update_deliveries(uow, [outcome for _, outcome in finished])
+    attempted: dict[str, tuple[datetime, datetime | None]] = {}
+    for attempt, _ in finished:
+        success = attempt.started_at if attempt.status == AttemptStatus.SUCCESS else None
+        last, last_success = attempted.get(attempt.endpoint_id, (attempt.started_at, success))
+        attempted[attempt.endpoint_id] = (
+            max(last, attempt.started_at),
+            max((time for time in (last_success, success) if time), default=None),
+        )
+    # Last, so that the queues' rows are locked only for the length of the commit.
+    queues.fence(uow, lease_id=lease_id, attempted=attempted)
+
+
+def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> set[str]:
+    """Prolong leases; gives the endpoints that are still held."""
+    return queues.renew(uow, lease_id=lease_id, endpoint_ids=endpoint_ids)
+
+
+def release(
+    uow: UnitOfWork,
+    *,
+    lease_id: str,
+    rate_limits: dict[str, datetime | None],
+    inactive: Collection[str] = (),
+    not_before: dict[str, datetime] | None = None,
+) -> None:
+    """Give queues back, each due when its earliest delivery is.
+
+    `rate_limits` has every queue to release, with its rate limit's state; `inactive` are those of paused endpoints, and
+    `not_before` defers queues whose rate limit is used up.
+    """
+    held = queues.hold(uow, lease_id=lease_id, endpoint_ids=rate_limits)
+    if not held:
+        return
+    # A statement of its own after the lock: it sees what a fan-out that held the lock has committed.
+    due = repository.next_due(uow, held)
+    times: dict[str, tuple[datetime | None, datetime | None]] = {}
+    for endpoint_id in held:
+        due_at = None if endpoint_id in inactive else due.get(endpoint_id)
+        floor = (not_before or {}).get(endpoint_id)
+        if due_at is not None and floor is not None:
+            due_at = max(due_at, floor)
+        times[endpoint_id] = (due_at, rate_limits[endpoint_id])
+    queues.release(uow, due=times)
+
+
+def any_due(uow: UnitOfWork) -> bool:
+    """Tell whether something is due that no pump serves."""
+    return queues.any_due(uow)
+
+
+def sweep_events(uow: UnitOfWork) -> None:
+    """Ring for events that no doorbell announced."""
+    if events.any_not_fanned_out(uow):
+        uow.ring(TaskName.EVENTS_FAN_OUT)
+
+
+def sweep_deliveries(uow: UnitOfWork) -> None:
+    """Ring for deliveries that no doorbell announced: long waits, a lost broker, a dead worker's leases."""
+    if queues.any_due(uow):
+        uow.ring(TaskName.DELIVERIES_PUMP)
+
+
+def requeue(uow: UnitOfWork) -> int:
+    """Schedule queues that have pending deliveries but are not scheduled; gives how many.
+
+    The invariant of `EndpointQueue` says that there are none. This is the net under it.
+    """
+    resting = queues.list_resting_all_workspaces(uow)
+    stranded = repository.next_due(uow, resting) if resting else {}
+    if stranded:
+        queues.wake(uow, endpoint_ids=stranded)
+        uow.ring(TaskName.DELIVERIES_PUMP)
+    return len(stranded)
+
+
+def _documents(
+    uow: UnitOfWork, waiting: Iterable[object], subscriptions: dict[str, list[object]]
+) -> dict[str, object]:
+    """Give the envelopes that filters look at; those of workspaces without a filter are not read."""
+    filtered = {
+        workspace_id
+        for workspace_id, rows in subscriptions.items()
+        if any(row.filter is not None for row in rows)  # type: ignore[attr-defined]
+    }
+    ids = [row.id for row in waiting if row.workspace_id in filtered]  # type: ignore[attr-defined]
+    if not ids:
+        return {}
+    return {event_id: json_body.parse(body) for event_id, body in repository.list_bodies(uow, ids).items()}

@@ -1,0 +1,111 @@
+"""Deliveries, the duties; attempts, the delivery log."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import Boolean, Index, Integer, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import Base, IdText, UtcDateTime
+
+DELIVERY_PREFIX = "dlv"
+ATTEMPT_PREFIX = "att"
+
+
+class DeliveryStatus(StrEnum):
+    """Where a delivery stands."""
+
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class AttemptStatus(StrEnum):
+    """How an attempt ended."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+
+
+class Trigger(StrEnum):
+    """Who asked for an attempt."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+    TEST = "test"
+
+
+_PENDING = text("status = 'pending'")
+_FAILED = text("status = 'failed'")
+
+
+class Delivery(Base):
+    """The duty to bring one event to one endpoint.
+
+    No foreign keys here or on attempts: they would cost a locked look-up per row, and endpoints may be deleted
+    while their log stays.
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        # Fan-out may run twice for an event; the second run adds nothing.
+        UniqueConstraint("event_id", "endpoint_id"),
+        Index("ix_deliveries_workspace_id_id", "workspace_id", "id"),
+        Index("ix_deliveries_endpoint_id_id", "endpoint_id", "id"),
+        Index(
+            "ix_deliveries_due",
+            "endpoint_id",
+            "is_retry",
+            "next_attempt_at",
+            sqlite_where=_PENDING,
+            postgresql_where=_PENDING,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(IdText)
+    event_id: Mapped[str] = mapped_column(IdText)
+    event_type: Mapped[str] = mapped_column(Text)
+    endpoint_id: Mapped[str] = mapped_column(IdText)
+    status: Mapped[str] = mapped_column(Text)
+    attempt_count: Mapped[int] = mapped_column(Integer)
+    # Whether it has been attempted: first attempts are claimed apart, so that a storm of retries cannot delay them.
+    is_retry: Mapped[bool] = mapped_column(Boolean)
+    trigger: Mapped[str] = mapped_column(Text)  # of the next attempt
+    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Attempt(Base):
+    """One POST of a delivery. The body that was sent is the event's."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        Index("ix_attempts_endpoint_id_id", "endpoint_id", "id"),
+        Index("ix_attempts_delivery_id", "delivery_id"),
+        Index(
+            "ix_attempts_failed", "endpoint_id", "id", sqlite_where=_FAILED, postgresql_where=_FAILED
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(IdText)
+    delivery_id: Mapped[str] = mapped_column(IdText)
+    event_id: Mapped[str] = mapped_column(IdText)
+    event_type: Mapped[str] = mapped_column(Text)
+    endpoint_id: Mapped[str] = mapped_column(IdText)
+    number: Mapped[int] = mapped_column(Integer)
+    trigger: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    status_code: Mapped[int | None] = mapped_column(Integer)
+    duration_ms: Mapped[int] = mapped_column(Integer)
+    error_code: Mapped[str | None] = mapped_column(Text)
+    error_detail: Mapped[str | None] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    url: Mapped[str] = mapped_column(Text)
+    request_headers: Mapped[str] = mapped_column(Text)  # JSON array of [name, value], secrets masked
+    response_headers: Mapped[str] = mapped_column(Text)  # JSON array of [name, value]
+    response_body: Mapped[bytes] = mapped_column(LargeBinary)
+    response_truncated: Mapped[bool] = mapped_column(Boolean)

@@ -1,0 +1,129 @@
+"""The shapes of endpoints."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow.validate import Length, OneOf, Range
+
+from app.endpoints import policy
+from app.endpoints.models import EndpointStatus
+from app.endpoints.service import MAX_DESCRIPTION_LENGTH, MAX_SUBSCRIPTIONS
+from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Timestamp, list_of
+
+_NO_NUL = "No NUL characters."
+
+
+class RateLimit(RequestSchema):
+    """Requests in a span of time."""
+
+    count = fields.Integer(required=True, strict=True, validate=Range(1, 100_000))
+    seconds = fields.Integer(required=True, strict=True, validate=Range(1, 86_400))
+
+
+class PolicyRequest(RequestSchema):
+    """How often, how long, how much at once."""
+
+    retry_schedule = fields.List(
+        fields.Integer(strict=True, validate=Range(0, policy.MAX_RETRY_DELAY_SECONDS)),
+        validate=Length(max=policy.MAX_RETRIES),
+        metadata={"description": "Seconds between a failure and the next attempt, one entry per retry."},
+    )
+    timeout_seconds = fields.Integer(
+        strict=True, validate=Range(policy.MIN_TIMEOUT_SECONDS, policy.MAX_TIMEOUT_SECONDS)
+    )
+    rate_limit = fields.Nested(RateLimit, allow_none=True)
+    max_in_flight = fields.Integer(strict=True, validate=Range(1, policy.MAX_IN_FLIGHT))
+    when_failing = fields.String(validate=OneOf(policy.WHEN_FAILING))
+
+
+class EndpointFields(RequestSchema):
+    """What can be set when an endpoint is made and afterwards."""
+
+    url = fields.String(metadata={"description": "HTTPS, to a public address.", "format": "uri"})
+    description = fields.String(validate=Length(max=MAX_DESCRIPTION_LENGTH))
+    signing_secret = fields.String(
+        metadata={"description": "Your own, 16 to 256 printable ASCII characters; generated if absent."}
+    )
+    events = fields.List(
+        fields.String(),
+        validate=Length(1, MAX_SUBSCRIPTIONS),
+        metadata={"description": "Event types, a group such as `message.*`, or `*`.", "examples": [["*"]]},
+    )
+    filter = fields.Dict(
+        allow_none=True,
+        metadata={"description": "A condition on the envelope; only events that match are delivered."},
+    )
+    headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(allow_none=True),
+        metadata={"description": "Custom request headers; their values are never shown again."},
+    )
+    format = fields.String(validate=OneOf(["default"]))
+    policy = fields.Nested(PolicyRequest)
+
+    @validates_schema
+    def no_nul(self, values: dict[str, Any], **_kw: Any) -> None:
+        """Refuse what PostgreSQL cannot keep."""
+        if "\0" in values.get("description", ""):
+            raise ValidationError(_NO_NUL, "description")
+
+
+class EndpointRequest(EndpointFields):
+    """A new endpoint."""
+
+    url = fields.String(
+        required=True, metadata={"description": "HTTPS, to a public address.", "format": "uri"}
+    )
+    events = fields.List(
+        fields.String(),
+        required=True,
+        validate=Length(1, MAX_SUBSCRIPTIONS),
+        metadata={"description": "Event types, a group such as `message.*`, or `*`.", "examples": [["*"]]},
+    )
+    signing_secret = fields.String(
+        allow_none=True,
+        metadata={"description": "Your own, 16 to 256 printable ASCII characters; generated if absent."},
+    )
+    headers = fields.Dict(keys=fields.String(), values=fields.String())
+
+
+class EndpointQuery(PageQuery):
+    """Filters of the list of endpoints."""
+
+    status = CommaSeparated([status.value for status in EndpointStatus], load_default=None)
+
+
+class EndpointObject(Schema):
+    """An endpoint."""
+
+    id = fields.String(required=True)
+    url = fields.String(required=True)
+    description = fields.String(required=True)
+    status = fields.String(required=True, validate=OneOf([status.value for status in EndpointStatus]))
+    status_reason = fields.String(required=True, allow_none=True)
+    events = fields.List(fields.String(), required=True)
+    event_count = fields.Integer(required=True)
+    filter = fields.Raw(required=True, allow_none=True)
+    headers = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
+    format = fields.String(required=True)
+    policy = fields.Dict(required=True)
+    created_at = Timestamp(required=True)
+    updated_at = Timestamp(required=True)
+    last_attempt_at = Timestamp(required=True, allow_none=True)
+    last_success_at = Timestamp(required=True, allow_none=True)
+
+
+class CreatedEndpoint(EndpointObject):
+    """An endpoint as it is shown when it is made: with its signing secret."""
+
+    signing_secret = fields.String(required=True)
+
+
+class SigningSecrets(Schema):
+    """The secrets that sign deliveries."""
+
+    signing_secret = fields.String(required=True)
+    previous = fields.List(fields.Dict(), required=True)
+
+
+EndpointList = list_of(EndpointObject)

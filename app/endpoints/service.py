@@ -1,0 +1,323 @@
+"""The rules of endpoints."""
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from app.core import conditions
+from app.core.egress_policy import UrlRefused
+from app.core.errors import FieldError, Invalid, NotFound, invalid_field
+from app.core.ids import new_id
+from app.core.pagination import Page, PageRequest, page_of
+from app.core.signing import SigningKey, generate_secret, signing_key
+from app.core.unit_of_work import UnitOfWork
+from app.endpoints import headers as header_rules
+from app.endpoints import repository
+from app.endpoints.models import ID_PREFIX, Endpoint, EndpointQueue, EndpointStatus
+from app.endpoints.policy import Policy, read_policy
+from app.endpoints.subscriptions import EVERYTHING, is_pattern
+from app.events import service as events
+
+MAX_DESCRIPTION_LENGTH = 500
+MAX_SUBSCRIPTIONS = 200
+_OWN_SECRET = re.compile(r"[\x20-\x7e]{16,256}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """An endpoint as it is shown: no secret."""
+
+    id: str
+    url: str
+    description: str
+    status: str
+    status_reason: str | None
+    events: list[str]
+    event_count: int
+    filter: Any
+    headers: dict[str, str]
+    format: str
+    policy: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    last_attempt_at: datetime | None
+    last_success_at: datetime | None
+    signing_secret: str | None = None  # in the creating answer alone
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a pump needs to send to an endpoint; secrets in the clear, in memory only."""
+
+    endpoint_id: str
+    workspace_id: str
+    active: bool
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    signing_keys: tuple[SigningKey, ...]
+    policy: Policy
+    version: datetime
+
+
+def create(
+    uow: UnitOfWork,
+    *,
+    workspace_id: str,
+    url: str,
+    events: Sequence[str],
+    description: str = "",
+    signing_secret: str | None = None,
+    filter: Any = None,  # noqa: A002 - the contract's word
+    headers: dict[str, str] | None = None,
+    format: str = "default",  # noqa: A002 - the contract's word
+    policy: dict[str, Any] | None = None,
+) -> EndpointView:
+    """Make an endpoint, active at once; the answer has its signing secret. Raises `Invalid`, naming the field."""
+    secret = signing_secret or generate_secret()
+    _check_secret(secret)
+    endpoint_id = new_id(ID_PREFIX)
+    moment = repository.database_time(uow.session)
+    row = Endpoint(
+        id=endpoint_id,
+        workspace_id=workspace_id,
+        url=_checked_url(uow, url),
+        description=description,
+        status=EndpointStatus.ACTIVE.value,
+        events=_checked_events(uow, workspace_id, events),
+        filter=_checked_filter(filter),
+        format=format,
+        headers=_seal_headers(uow, workspace_id, endpoint_id, _checked_headers(headers or {})),
+        signing_secret=uow.resources.secret_box.encrypt(secret, *_place("signing_secret", endpoint_id, workspace_id)),
+        policy=read_policy(policy or {}).stored(),
+        created_at=moment,
+        updated_at=moment,
+    )
+    uow.session.add(row)
+    uow.session.flush()
+    uow.session.add(EndpointQueue(endpoint_id=endpoint_id))
+    uow.session.flush()
+    return _view(uow, row, None, signing_secret=secret)
+
+
+def get(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> EndpointView:
+    """Give an endpoint; raises `NotFound`."""
+    return _views(uow, [find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id)])[0]
+
+
+def find(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, lock: bool = False) -> Endpoint:
+    """Give an endpoint's row; raises `NotFound`."""
+    row = repository.find(uow.session, workspace_id, endpoint_id, lock=lock)
+    if row is None:
+        raise NotFound
+    return row
+
+
+def list_endpoints(
+    uow: UnitOfWork, *, workspace_id: str, page: PageRequest, statuses: Collection[str] | None
+) -> Page[EndpointView]:
+    """Give a page of endpoints, newest first."""
+    rows = page_of(repository.list_page(uow.session, workspace_id, page, statuses), page)
+    return Page(_views(uow, rows.items), rows.next_cursor)
+
+
+def update(
+    uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dict[str, Any]
+) -> EndpointView:
+    """Change the given fields. `policy` and `headers` are merged; a header set to None is removed."""
+    row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
+    if "url" in changes:
+        row.url = _checked_url(uow, changes["url"])
+    if "events" in changes:
+        row.events = _checked_events(uow, workspace_id, changes["events"])
+    if "filter" in changes:
+        row.filter = _checked_filter(changes["filter"])
+    if "headers" in changes:
+        merged = _open_headers(uow, row)
+        for name, value in (changes["headers"] or {}).items():
+            merged = {known: kept for known, kept in merged.items() if known.lower() != name.lower()}
+            if value is not None:
+                merged[name] = value
+        row.headers = _seal_headers(uow, workspace_id, endpoint_id, _checked_headers(merged))
+    if "policy" in changes:
+        row.policy = read_policy({**row.policy, **changes["policy"]}).stored()
+    if "signing_secret" in changes:
+        _check_secret(changes["signing_secret"])
+        row.signing_secret = uow.resources.secret_box.encrypt(
+            changes["signing_secret"], *_place("signing_secret", endpoint_id, workspace_id)
+        )
+    if "description" in changes:
+        row.description = changes["description"]
+    row.format = changes.get("format", row.format)
+    row.updated_at = repository.database_time(uow.session)
+    uow.session.flush()
+    return _views(uow, [row])[0]
+
+
+def set_status(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, status: EndpointStatus) -> EndpointView:
+    """Change the state; what waits is the caller's to wake."""
+    row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
+    if row.status != status.value:
+        row.status = status.value
+        row.updated_at = repository.database_time(uow.session)
+        uow.session.flush()
+    return _views(uow, [row])[0]
+
+
+def delete(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> None:
+    """Delete an endpoint and its secrets for good; its deliveries are the caller's to cancel. Raises `NotFound`."""
+    uow.session.delete(find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True))
+    uow.session.flush()
+
+
+def reveal_secret(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> dict[str, Any]:
+    """Give the signing secret and those before it that still sign."""
+    row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id)
+    return {"signing_secret": _open_secret(uow, row), "previous": []}
+
+
+def list_subscriptions(uow: UnitOfWork, *, workspace_ids: Collection[str]) -> Sequence[Any]:
+    """Give (id, workspace_id, events, filter) of the workspaces' endpoints, locked against deletion."""
+    return repository.list_subscriptions(uow.session, workspace_ids)
+
+
+def refresh_targets(uow: UnitOfWork, *, known: dict[str, Target | None]) -> dict[str, Target | None]:
+    """Give what a pump needs for each endpoint; None for one that is gone. Unchanged ones are taken from `known`."""
+    versions = repository.list_versions_all_workspaces(uow.session, list(known))
+    changed = [
+        endpoint_id
+        for endpoint_id, version in versions.items()
+        if (target := known[endpoint_id]) is None or target.version != version
+    ]
+    fresh = {row.id: _target(uow, row) for row in repository.list_by_ids_all_workspaces(uow.session, changed)}
+    return {
+        endpoint_id: fresh.get(endpoint_id, known[endpoint_id]) if endpoint_id in versions else None
+        for endpoint_id in known
+    }
+
+
+def _target(uow: UnitOfWork, row: Endpoint) -> Target:
+    return Target(
+        endpoint_id=row.id,
+        workspace_id=row.workspace_id,
+        active=row.status == EndpointStatus.ACTIVE,
+        url=row.url,
+        headers=tuple(_open_headers(uow, row).items()),
+        signing_keys=(signing_key(_open_secret(uow, row)),),
+        policy=read_policy(row.policy),
+        version=row.updated_at,
+    )
+
+
+def _views(uow: UnitOfWork, rows: Sequence[Endpoint]) -> list[EndpointView]:
+    queues = {
+        queue.endpoint_id: queue for queue in repository.list_queues(uow.session, [row.id for row in rows])
+    }
+    return [_view(uow, row, queues.get(row.id)) for row in rows]
+
+
+def _view(
+    uow: UnitOfWork, row: Endpoint, queue: EndpointQueue | None, *, signing_secret: str | None = None
+) -> EndpointView:
+    return EndpointView(
+        id=row.id,
+        url=row.url,
+        description=row.description,
+        status=row.status,
+        status_reason=row.status_reason,
+        events=row.events,
+        event_count=len(row.events),
+        filter=row.filter,
+        headers=dict.fromkeys(_open_headers(uow, row), header_rules.MASK),
+        format=row.format,
+        policy=read_policy(row.policy).stored(),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        last_attempt_at=queue.last_attempt_at if queue else None,
+        last_success_at=queue.last_success_at if queue else None,
+        signing_secret=signing_secret,
+    )
+
+
+def _checked_url(uow: UnitOfWork, url: str) -> str:
+    try:
+        return uow.resources.egress_policy.check_url(url)
+    except UrlRefused as error:
+        raise invalid_field("/url", error.code, error.detail) from None
+
+
+def _checked_events(uow: UnitOfWork, workspace_id: str, names: Sequence[str]) -> list[str]:
+    names = list(dict.fromkeys(names))
+    if not 1 <= len(names) <= MAX_SUBSCRIPTIONS:
+        raise invalid_field("/events", "length", f"Subscribe to 1 to {MAX_SUBSCRIPTIONS} event types.")
+    errors = []
+    for index, name in enumerate(names):
+        if is_pattern(name) and name != EVERYTHING and not events.TYPE_NAME.fullmatch(name[:-1] + "x"):
+            errors.append(FieldError(f"/events/{index}", "invalid", f"{name!r} is no group such as `message.*`."))
+    plain = [name for name in names if not is_pattern(name)]
+    unknown = events.unknown_types(uow, workspace_id=workspace_id, names=plain)
+    errors += [
+        FieldError(f"/events/{names.index(name)}", "unknown_event_type", f"There is no event type {name!r}.")
+        for name in unknown
+    ]
+    if errors:
+        raise Invalid(errors[0].detail, errors=errors)
+    return names
+
+
+def _checked_filter(tree: Any) -> Any:
+    if tree is None:
+        return None
+    faults = conditions.check(tree)
+    if faults:
+        errors = [FieldError("/filter" + item.pointer, item.code, item.detail) for item in faults]
+        raise Invalid(errors[0].detail, errors=errors)
+    return tree
+
+
+def _checked_headers(headers: dict[str, str]) -> dict[str, str]:
+    if len(headers) > header_rules.MAX_HEADERS:
+        raise invalid_field("/headers", "too_many", f"Up to {header_rules.MAX_HEADERS} custom headers.")
+    if len({name.lower() for name in headers}) != len(headers):
+        raise invalid_field("/headers", "duplicate", "Two headers have the same name.")
+    errors = []
+    for name, value in headers.items():
+        if sentence := header_rules.fault(name, value):
+            step = name.replace("~", "~0").replace("/", "~1")
+            errors.append(FieldError(f"/headers/{step}", "invalid_header", sentence))
+    if errors:
+        raise Invalid(errors[0].detail, errors=errors)
+    return headers
+
+
+def _check_secret(secret: str) -> None:
+    if not _OWN_SECRET.fullmatch(secret):
+        raise invalid_field(
+            "/signing_secret", "invalid", "A signing secret has 16 to 256 printable ASCII characters."
+        )
+
+
+def _place(column: str, endpoint_id: str, workspace_id: str) -> tuple[str, str, str, str]:
+    return ("endpoints", column, endpoint_id, workspace_id)
+
+
+def _seal_headers(
+    uow: UnitOfWork, workspace_id: str, endpoint_id: str, headers: dict[str, str]
+) -> str:
+    place = _place("headers", endpoint_id, workspace_id)
+    return uow.resources.secret_box.encrypt(orjson.dumps(headers).decode(), *place)
+
+
+def _open_headers(uow: UnitOfWork, row: Endpoint) -> dict[str, str]:
+    opened: dict[str, str] = orjson.loads(
+        uow.resources.secret_box.decrypt(row.headers, *_place("headers", row.id, row.workspace_id))
+    )
+    return opened
+
+
+def _open_secret(uow: UnitOfWork, row: Endpoint) -> str:
+    place = _place("signing_secret", row.id, row.workspace_id)
+    return uow.resources.secret_box.decrypt(row.signing_secret, *place)

@@ -1,0 +1,64 @@
+"""The schema's history, and how a database is brought to its head. Alembic, without an ini file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, make_url
+
+from app.core.database import Database
+from config.settings import Settings
+
+# Any number that no other program takes on the same database: "botbat" in ASCII.
+_ADVISORY_LOCK = 0x626F74626174
+
+
+def migrate(settings: Settings) -> str:
+    """Bring the database to the newest schema and give its revision. Two at once are safe: one waits.
+
+    All steps are one transaction, so that one that fails leaves nothing half done.
+    """
+    with _locked(settings) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        return str(MigrationContext.configure(connection).get_current_revision())
+
+
+def is_current(connection: Connection) -> bool:
+    """Tell whether the database has the schema that this code was written for."""
+    return set(MigrationContext.configure(connection).get_current_heads()) == _heads()
+
+
+@contextmanager
+def _locked(settings: Settings) -> Iterator[Connection]:
+    path = make_url(settings.database_url).database
+    if settings.embedded_database and path:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        # On SQLite the transaction itself is the lock: it begins with BEGIN IMMEDIATE.
+        with database.bind(write=True).begin() as connection:
+            if not database.is_sqlite:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+            yield connection
+    finally:
+        database.dispose()
+
+
+def _config() -> Config:
+    config = Config()
+    # The ini syntax expands percent signs, in a path too.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+@lru_cache(maxsize=1)
+def _heads() -> set[str]:
+    return set(ScriptDirectory.from_config(_config()).get_heads())

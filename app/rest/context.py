@@ -1,0 +1,49 @@
+"""What a request works with: the process's resources, its transaction, its credential."""
+
+from typing import Protocol, cast
+
+from flask import current_app, g, request
+
+from app.core.unit_of_work import Resources, UnitOfWork
+
+EXTENSION = "botbat"
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Credential(Protocol):
+    """Who is asking, as far as routes need it."""
+
+    @property
+    def key_id(self) -> str:
+        """The API key's id."""
+
+    @property
+    def workspace_id(self) -> str:
+        """Whose objects the request sees."""
+
+    def allows(self, scope: str) -> bool:
+        """Tell whether a scope is granted."""
+
+
+def resources() -> Resources:
+    """Give the resources of this process."""
+    return cast(Resources, current_app.extensions[EXTENSION])
+
+
+def uow() -> UnitOfWork:
+    """Give the request's transaction; the first call opens it, the edge commits it."""
+    if "uow" not in g:
+        g.uow = UnitOfWork(resources(), write=request.method not in _READING)
+    return cast(UnitOfWork, g.uow)
+
+
+def workspace_id() -> str:
+    """Give the workspace that the request's key belongs to."""
+    return cast(Credential, g.credential).workspace_id
+
+
+def close_uow() -> None:
+    """Roll back what is not committed; nothing happens when no transaction was opened."""
+    opened = g.pop("uow", None)
+    if opened is not None:
+        opened.close()

@@ -1,0 +1,44 @@
+"""Tasks on deliveries."""
+
+import structlog
+
+from app.deliveries import engine
+from config.wire import TaskName
+from worker import runtime, slots
+from worker.main import celery
+from worker.pump import Pump
+
+log = structlog.get_logger()
+
+
+@celery.task(name=TaskName.DELIVERIES_PUMP.value)
+def pump() -> int:
+    """Deliver what is due until nothing is; gives how many attempts were made."""
+    resources = runtime.resources()
+    resources.doorbell.answer(TaskName.DELIVERIES_PUMP)
+    attempts = 0
+    with slots.pump_slot(runtime.settings().pumps) as free:
+        # Pumps that run already look for work by themselves.
+        if free and not slots.stopping.is_set():
+            attempts = Pump(resources, runtime.sender(), stopping=slots.stopping.is_set).run()
+    # What became due between a pump's last look and the end of its slot found no doorbell to ring.
+    if free:
+        with resources.transaction(write=False) as uow:
+            engine.sweep_deliveries(uow)
+    return attempts
+
+
+@celery.task(name=TaskName.DELIVERIES_SWEEP.value)
+def sweep() -> None:
+    """Ring for deliveries that no doorbell announced."""
+    with runtime.resources().transaction(write=False) as uow:
+        engine.sweep_deliveries(uow)
+
+
+@celery.task(name=TaskName.DELIVERIES_REQUEUE.value)
+def requeue() -> None:
+    """Schedule queues that have pending deliveries but are not scheduled."""
+    with runtime.resources().transaction() as uow:
+        stranded = engine.requeue(uow)
+    if stranded:
+        log.error("deliveries.stranded", queues=stranded)

@@ -1,0 +1,127 @@
+"""A leased queue as a pump sees it: what is buffered, what is in flight, what its limits allow now."""
+
+import time
+from collections import deque
+from datetime import UTC, datetime, timedelta
+
+from app.deliveries.engine_repository import DueDelivery
+from app.endpoints.service import Target
+
+# How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.
+_MIN_AHEAD = 2
+_AHEAD_SECONDS = 0.3
+
+
+class LocalQueue:
+    """State of one leased queue. Not thread-safe: the pump's lock guards it."""
+
+    def __init__(self, endpoint_id: str, rate_limited_until: datetime | None) -> None:
+        self.endpoint_id = endpoint_id
+        self.target: Target | None = None
+        self.active = True
+        self.in_flight = 0
+        self.unrecorded = 0  # taken and not recorded, those in flight included
+        self.ready = False
+        self.exhausted = False  # the last claim found nothing
+        self.leased_at = time.monotonic()
+        self.claimed_at = 0.0
+        self.refreshed_at = 0.0
+        self._first: deque[DueDelivery] = deque()
+        self._retries: deque[DueDelivery] = deque()
+        self._retries_in_flight = 0
+        self._picks_of_first = 0
+        self._finished_lately = 0.0
+        self._counted_at = self.leased_at
+        # GCRA: the moment, on the monotonic clock, up to which the rate limit is spent.
+        self._arrival = 0.0
+        if rate_limited_until is not None:
+            self._arrival = time.monotonic() + (rate_limited_until - datetime.now(UTC)).total_seconds()
+
+    @property
+    def has_buffered(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._first or self._retries)
+
+    def configure(self, target: Target | None, moment: float) -> None:
+        """Take over the endpoint's current configuration."""
+        self.target = target
+        self.active = target is not None and target.active
+        self.refreshed_at = moment
+
+    def put(self, delivery: DueDelivery) -> None:
+        """Buffer a claimed delivery."""
+        (self._retries if delivery.attempt_count else self._first).append(delivery)
+
+    def take(self) -> DueDelivery | None:
+        """Give the next delivery that may be sent now, or None.
+
+        First attempts go before retries, but every third pick is a retry where one waits, so that neither starves.
+        """
+        if not self.active or self.target is None or self.in_flight >= self.target.policy.max_in_flight:
+            return None
+        if not self.has_buffered or not self._spend():
+            return None
+        if self._first and not (self._retries and self._picks_of_first >= 2):  # noqa: PLR2004 - see docstring
+            self._picks_of_first += 1
+            delivery = self._first.popleft()
+        else:
+            self._picks_of_first = 0
+            delivery = self._retries.popleft()
+        self.in_flight += 1
+        self.unrecorded += 1
+        return delivery
+
+    def finished(self) -> None:
+        """Note that one is no longer in flight."""
+        self.in_flight -= 1
+        self._finished_lately += 1
+
+    def wanted(self, room: int) -> tuple[int, int]:
+        """Give how many first attempts and retries to claim: enough ahead of the sender, more where it is fast."""
+        if not self.active or self.target is None:
+            return 0, 0
+        moment = time.monotonic()
+        elapsed = moment - self._counted_at
+        per_second = self._finished_lately / elapsed if elapsed > 0.01 else 0.0  # noqa: PLR2004 - too short to tell
+        if elapsed > 1:
+            self._finished_lately, self._counted_at = self._finished_lately / 2, moment - elapsed / 2
+        cap = self.target.policy.max_in_flight
+        ahead = max(_MIN_AHEAD * cap, int(per_second * _AHEAD_SECONDS))
+        first = min(ahead - len(self._first), room)
+        if first < cap and self._first:
+            first = 0  # not worth a claim yet
+        retries = min(ahead - len(self._retries), max(room - max(first, 0), 0))
+        if retries < cap and self._retries:
+            retries = 0
+        return max(first, 0), max(retries, 0)
+
+    def empty(self) -> list[DueDelivery]:
+        """Give up what is buffered."""
+        given_up = [*self._first, *self._retries]
+        self._first.clear()
+        self._retries.clear()
+        return given_up
+
+    def limited_for(self, moment: float) -> float:
+        """Give the seconds until the rate limit allows another request; 0 when it does now."""
+        limit = self.target.policy.rate_limit if self.target else None
+        if limit is None:
+            return 0.0
+        interval = limit["seconds"] / limit["count"]
+        return max(0.0, self._arrival + interval - limit["seconds"] - moment)
+
+    def rate_limited_until(self) -> datetime | None:
+        """Give the rate limit's state for the pump that leases the queue next."""
+        ahead = self._arrival - time.monotonic()
+        return datetime.now(UTC) + timedelta(seconds=ahead) if ahead > 0 else None
+
+    def _spend(self) -> bool:
+        """Take one request out of the rate limit (GCRA), if it allows one now."""
+        limit = self.target.policy.rate_limit if self.target else None
+        if limit is None:
+            return True
+        moment = time.monotonic()
+        if self.limited_for(moment) > 0:
+            return False
+        self._arrival = max(self._arrival, moment) + limit["seconds"] / limit["count"]
+        return True

@@ -1,0 +1,378 @@
+"""The pump: leases queues, claims their due deliveries ahead, keeps the sender full, records what finished.
+
+Three threads, one stream: the claimer and the recorder wait on the database while the caller's thread drives the
+sender; none waits for a whole batch. A pump keeps no state that the rows do not have: killed at any point, its leases run
+out and another pump sends again what was not recorded.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.core.ids import new_id
+from app.core.unit_of_work import Resources
+from app.deliveries import engine
+from app.deliveries.engine_repository import DueDelivery, NewAttempt, Outcome, Quota
+from app.endpoints.queues import LEASE_SECONDS, LeaseLost
+from config.wire import TaskName
+from worker import sender as sending
+from worker.local_queue import LocalQueue
+from worker.request import InFlight, build, conclude
+
+log = structlog.get_logger()
+
+CLAIM_ROWS = 1000  # rows of one claim, over all queues
+BUFFER_ROWS = 2000  # claimed and not yet sent, over all queues
+BUFFER_BYTES = 64 * 1024 * 1024
+LEASE_QUEUES = 50  # taken at once; a pump whose buffer is full takes no more, so that others get some
+MAX_QUEUES = 1000
+QUEUE_TURN_SECONDS = 10.0  # then a queue is given back, so that pumps that came later get their share
+TARGETS_REFRESHED_EVERY = 0.5
+RENEWED_EVERY = 10.0
+LEASED_EVERY = 0.02
+RECORD_ROWS = 500
+RECORD_WAIT_SECONDS = 0.004
+_DATABASE_RETRY_SECONDS = 0.5
+
+_Finished = tuple[NewAttempt, Outcome, LocalQueue]
+
+
+class Pump:
+    """One run over everything that is due."""
+
+    def __init__(
+        self, resources: Resources, sender: sending.Sender, *, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._resources = resources
+        self._sender = sender
+        self._stopping = stopping
+        self._lease_id = f"{socket.gethostname()}:{os.getpid()}:{new_id('lease')}"
+        self._lock = threading.Lock()
+        self._queues: dict[str, LocalQueue] = {}
+        self._held: set[str] = set()  # deliveries that were claimed and are not recorded
+        self._buffered_rows = 0
+        self._buffered_bytes = 0
+        self._ready: deque[LocalQueue] = deque()
+        self._finished: list[_Finished] = []
+        self._to_record = threading.Event()
+        self._room = threading.Event()
+        self._drained = False  # the claimer found nothing due and holds no queue
+        self._done = False
+        self._crash: BaseException | None = None
+        self._attempts = 0
+
+    def run(self) -> int:
+        """Deliver until nothing is due, or until told to stop and nothing is in flight; gives the attempts made."""
+        claimer = threading.Thread(target=self._guarded, args=(self._claim_loop,), name="claimer", daemon=True)
+        recorder = threading.Thread(target=self._guarded, args=(self._record_loop,), name="recorder", daemon=True)
+        claimer.start()
+        recorder.start()
+        started = time.monotonic()
+        try:
+            self._send_loop()
+        finally:
+            self._done = True
+            # Only after an error of ours: their queues' leases run out, and they are sent again.
+            self._sender.abort()
+            self._room.set()
+            claimer.join()
+            self._to_record.set()
+            recorder.join()
+            self._release(list(self._queues.values()))
+        if self._attempts:
+            log.info(
+                "deliveries.pumped",
+                attempts=self._attempts,
+                duration_ms=round((time.monotonic() - started) * 1000),
+            )
+        return self._attempts
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - raised again by the pump's own thread
+            self._crash = error
+            self._sender.wake()
+
+    # The sender's thread.
+
+    def _send_loop(self) -> None:
+        while True:
+            if self._crash:
+                raise self._crash
+            self._fill()
+            for outcome in self._sender.run(0.05):
+                self._finish(outcome)
+            if self._sender.in_flight == 0 and (self._drained or self._stopping()):
+                with self._lock:
+                    idle = not self._ready and not self._finished
+                if (idle and self._drained) or self._stopping():
+                    return
+
+    def _fill(self) -> None:
+        if self._stopping():
+            return
+        limit = self._resources.settings.sender_connections
+        while self._sender.in_flight < limit:
+            with self._lock:
+                if not self._ready:
+                    break
+                queue = self._ready[0]
+                delivery = queue.take()
+                if delivery is None:
+                    # At its cap, over its rate limit, or empty: it comes back when that changes.
+                    self._ready.popleft()
+                    queue.ready = False
+                    continue
+                self._ready.rotate(-1)
+                self._buffered_rows -= 1
+                self._buffered_bytes -= len(delivery.body)
+                target = queue.target
+            assert target is not None
+            self._sender.start(build(queue, delivery, target, datetime.now(UTC)))
+        if self._buffered_rows < BUFFER_ROWS // 2:
+            self._room.set()
+
+    def _finish(self, outcome: sending.Outcome) -> None:
+        sent = outcome.tag
+        assert isinstance(sent, InFlight)
+        attempt, result = conclude(outcome, sent)
+        with self._lock:
+            self._attempts += 1
+            sent.queue.finished()
+            self._make_ready(sent.queue)
+            self._finished.append((attempt, result, sent.queue))
+        self._to_record.set()
+
+    def _make_ready(self, queue: LocalQueue) -> None:
+        if not queue.ready and queue.has_buffered:
+            queue.ready = True
+            self._ready.append(queue)
+
+    # The claimer's thread.
+
+    def _claim_loop(self) -> None:
+        renewed = time.monotonic()
+        while not self._done and not self._stopping():
+            try:
+                moment = time.monotonic()
+                if moment - renewed > RENEWED_EVERY:
+                    self._renew()
+                    renewed = moment
+                claimed = self._claim_once()
+            except SQLAlchemyError as error:
+                log.warning("deliveries.claim_failed", error=type(error).__name__)
+                if time.monotonic() - renewed > LEASE_SECONDS:
+                    self._forget(set(self._queues))
+                time.sleep(_DATABASE_RETRY_SECONDS)
+                continue
+            if claimed == 0 and not self._queues:
+                self._drained = True
+                self._sender.wake()
+                return
+            self._room.clear()
+            if claimed == 0 or self._buffered_rows >= BUFFER_ROWS // 2:
+                self._room.wait(LEASED_EVERY)
+        self._drained = True
+        self._sender.wake()
+
+    def _claim_once(self) -> int:
+        """Lease, claim and release once; gives how many queues and deliveries came in."""
+        room = min(CLAIM_ROWS, BUFFER_ROWS - self._buffered_rows)
+        leased = self._lease() if room > 0 and len(self._queues) < MAX_QUEUES else 0
+        self._refresh_targets()
+        with self._lock:
+            quotas = self._quotas(room)
+            held = list(self._held)
+        due: list[DueDelivery] = []
+        if quotas:
+            with self._resources.transaction(write=False) as uow:
+                due = engine.claim(uow, quotas=quotas, held=held)
+        with self._lock:
+            for delivery in due:
+                queue = self._queues.get(delivery.endpoint_id)
+                if queue is None:
+                    continue
+                queue.put(delivery)
+                self._held.add(delivery.id)
+                self._buffered_rows += 1
+                self._buffered_bytes += len(delivery.body)
+                self._make_ready(queue)
+            found = {delivery.endpoint_id for delivery in due}
+            for quota in quotas:
+                self._queues[quota.endpoint_id].exhausted = quota.endpoint_id not in found
+            for queue in self._queues.values():
+                self._make_ready(queue)
+        if due:
+            self._sender.wake()
+        self._release_idle()
+        return leased + len(due)
+
+    def _lease(self) -> int:
+        # Looking takes no lock; on SQLite leasing would hold up every writer each time.
+        with self._resources.transaction(write=False) as uow:
+            if not engine.any_due(uow):
+                return 0
+        with self._resources.transaction() as uow:
+            leased = engine.lease_queues(uow, lease_id=self._lease_id, limit=LEASE_QUEUES)
+        with self._lock:
+            for queue in leased:
+                self._queues[queue.endpoint_id] = LocalQueue(queue.endpoint_id, queue.rate_limited_until)
+        return len(leased)
+
+    def _quotas(self, room: int) -> list[Quota]:
+        if self._buffered_bytes > BUFFER_BYTES or not self._queues:
+            return []
+        quotas = []
+        moment = time.monotonic()
+        # Queues that have waited longest for a claim come first, so that a full buffer starves none.
+        for queue in sorted(self._queues.values(), key=lambda queue: queue.claimed_at):
+            if room <= 0:
+                break
+            if moment - queue.leased_at > QUEUE_TURN_SECONDS:
+                continue
+            first, retries = queue.wanted(room)
+            if first or retries:
+                quotas.append(Quota(queue.endpoint_id, first, retries))
+                queue.claimed_at = moment
+                room -= first + retries
+        return quotas
+
+    def _refresh_targets(self) -> None:
+        moment = time.monotonic()
+        stale = {
+            queue.endpoint_id: queue.target
+            for queue in self._queues.values()
+            if moment - queue.refreshed_at > TARGETS_REFRESHED_EVERY
+        }
+        if not stale:
+            return
+        with self._resources.transaction(write=False) as uow:
+            targets = engine.refresh_targets(uow, known=stale)
+        gone = {endpoint_id for endpoint_id, target in targets.items() if target is None}
+        with self._lock:
+            for endpoint_id, target in targets.items():
+                self._queues[endpoint_id].configure(target, moment)
+        self._forget(gone)
+
+    def _renew(self) -> None:
+        with self._resources.transaction() as uow:
+            held = engine.renew(uow, lease_id=self._lease_id, endpoint_ids=list(self._queues))
+        self._forget(set(self._queues) - held)
+
+    def _release_idle(self) -> None:
+        """Give back queues that have nothing to do here any more: empty, paused, over their rate limit, or over their turn."""
+        moment = time.monotonic()
+        with self._lock:
+            idle = [
+                queue
+                for queue in self._queues.values()
+                if queue.unrecorded == 0
+                and (
+                    (queue.exhausted and not queue.has_buffered)
+                    or not queue.active
+                    or queue.limited_for(moment) > 1
+                    or moment - queue.leased_at > QUEUE_TURN_SECONDS
+                )
+            ]
+            for queue in idle:
+                for delivery in queue.empty():
+                    self._held.discard(delivery.id)
+                    self._buffered_rows -= 1
+                    self._buffered_bytes -= len(delivery.body)
+        self._release(idle)
+        with self._lock:
+            for queue in idle:
+                self._queues.pop(queue.endpoint_id, None)
+
+    def _release(self, released: list[LocalQueue]) -> None:
+        if not released:
+            return
+        moment = datetime.now(UTC)
+        waits = {queue.endpoint_id: queue.limited_for(time.monotonic()) for queue in released}
+        try:
+            with self._resources.transaction() as uow:
+                engine.release(
+                    uow,
+                    lease_id=self._lease_id,
+                    rate_limits={queue.endpoint_id: queue.rate_limited_until() for queue in released},
+                    inactive={queue.endpoint_id for queue in released if not queue.active},
+                    not_before={
+                        endpoint_id: moment + timedelta(seconds=wait)
+                        for endpoint_id, wait in waits.items()
+                        if wait > 0
+                    },
+                )
+                for wait in waits.values():
+                    if wait > 0:
+                        uow.ring(TaskName.DELIVERIES_PUMP, countdown=wait)
+        except SQLAlchemyError as error:
+            # The leases run out by themselves.
+            log.warning("deliveries.release_failed", error=type(error).__name__)
+
+    def _forget(self, endpoint_ids: set[str]) -> None:
+        """Drop queues that are not ours any more; what is in flight for them will not be recorded."""
+        with self._lock:
+            for endpoint_id in endpoint_ids:
+                queue = self._queues.pop(endpoint_id, None)
+                if queue is None:
+                    continue
+                for delivery in queue.empty():
+                    self._held.discard(delivery.id)
+                    self._buffered_rows -= 1
+                    self._buffered_bytes -= len(delivery.body)
+
+    # The recorder's thread.
+
+    def _record_loop(self) -> None:
+        while True:
+            self._to_record.wait()
+            if not self._done:
+                time.sleep(RECORD_WAIT_SECONDS)  # a few more finish meanwhile: one transaction for all
+            with self._lock:
+                batch = self._finished[:RECORD_ROWS]
+                if not batch:
+                    self._to_record.clear()
+                    if self._done and not self._finished:
+                        return
+                    continue
+            self._record([(attempt, outcome) for attempt, outcome, _ in batch])
+            with self._lock:
+                del self._finished[: len(batch)]
+                for attempt, _, queue in batch:
+                    self._held.discard(attempt.delivery_id)
+                    queue.unrecorded -= 1
+            self._room.set()
+
+    def _record(self, batch: list[tuple[NewAttempt, Outcome]]) -> None:
+        """Write a batch, however long the database is away: an attempt that was made has to be in the log."""
+        deadline = time.monotonic() + LEASE_SECONDS
+        while batch:
+            try:
+                with self._resources.transaction() as uow:
+                    engine.record(uow, lease_id=self._lease_id, finished=batch)
+                    for countdown in {
+                        outcome.retry_in_seconds
+                        for _, outcome in batch
+                        if outcome.retry_in_seconds is not None
+                    }:
+                        uow.ring(TaskName.DELIVERIES_PUMP, countdown=countdown)
+                return
+            except LeaseLost as error:
+                log.warning("deliveries.lease_lost", queues=len(error.endpoint_ids))
+                batch = [item for item in batch if item[0].endpoint_id not in error.endpoint_ids]
+            except SQLAlchemyError as error:
+                if time.monotonic() > deadline:
+                    # The leases are gone, and with them the right to record: others send these again.
+                    log.error("deliveries.record_failed", attempts=len(batch), error=type(error).__name__)
+                    return
+                log.warning("deliveries.record_retried", attempts=len(batch), error=type(error).__name__)
+                time.sleep(_DATABASE_RETRY_SECONDS)
+

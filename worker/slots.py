@@ -1,0 +1,50 @@
+"""What the children of one worker process share: how many pumps may run, and whether the worker is stopping.
+
+Made when the module is imported, in the main process, so that forked children inherit it.
+"""
+
+import fcntl
+import mmap
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class SharedFlag:
+    """One bit in memory that parent and children share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        """Raise the flag for every process."""
+        self._memory[0] = 1
+
+    def clear(self) -> None:
+        """Lower it."""
+        self._memory[0] = 0
+
+    def is_set(self) -> bool:
+        """Tell whether it is raised."""
+        return self._memory[0] == 1
+
+
+stopping = SharedFlag()
+# Record locks belong to a process and end with it, so that a killed pump never keeps its slot.
+_file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+
+
+@contextmanager
+def pump_slot(count: int) -> Iterator[bool]:
+    """Hold one of `count` slots during the block; gives False when all are taken."""
+    for slot in range(count):
+        try:
+            fcntl.lockf(_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+        except OSError:
+            continue
+        try:
+            yield True
+        finally:
+            fcntl.lockf(_file, fcntl.LOCK_UN, 1, slot)
+        return
+    yield False
