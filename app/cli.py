@@ -1,4 +1,4 @@
-"""The command line, `./botbat`. Every command takes `--json`; what is expected to fail is one line and exit 1."""
+"""The command line, `./botbat`. Every command takes `--json`; an expected error is one line and exit 1."""
 
 import functools
 import json
@@ -93,22 +93,20 @@ def create_workspace(name: str) -> dict[str, Any]:
 @click.option("--name", required=True)
 @click.option("--expires-in-days", type=int, metavar="DAYS")
 @click.option("--scope", "scopes", multiple=True, help="May be given several times; none means all.")
-def create_key(workspace: str, name: str, expires_in_days: int | None, scopes: tuple[str, ...]) -> dict[str, Any]:
+def create_key(
+    workspace: str, name: str, expires_in_days: int | None, scopes: tuple[str, ...]
+) -> dict[str, Any]:
     """Make an API key, which is shown only now."""
     from app.api_keys import service
-    from app.api_keys.schemas import ApiKeyObject
+    from app.api_keys.schemas import ApiKeyRequest, CreatedApiKey
 
+    asked = {"name": name, "expires_in_days": expires_in_days, "scopes": list(scopes) or None}
+    wanted = _loaded(ApiKeyRequest(), asked)
     with _transaction() as uow:
         _require_workspace(uow, workspace)
-        row, key = service.create(
-            uow,
-            workspace_id=workspace,
-            name=name,
-            expires_in_days=expires_in_days,
-            scopes=list(scopes) or None,
-        )
-        shown: dict[str, Any] = ApiKeyObject().dump(row)
-        return {**shown, "key": key}
+        row, key = service.create(uow, workspace_id=workspace, **wanted)
+        shown: dict[str, Any] = CreatedApiKey().dump(service.view(uow, row) | {"key": key})
+    return shown
 
 
 @_command(events, "publish")
@@ -116,7 +114,9 @@ def create_key(workspace: str, name: str, expires_in_days: int | None, scopes: t
 @click.option("--data", default="{}", metavar="JSON|@FILE|-", help="The payload; - reads standard input.")
 @click.option("--workspace", metavar="ID", help="Default: the one that `up` made.")
 @click.option("--external-id", help="Your own id; a second event with it is not published.")
-def publish_event(event_type: str, data: str, workspace: str | None, external_id: str | None) -> dict[str, Any]:
+def publish_event(
+    event_type: str, data: str, workspace: str | None, external_id: str | None
+) -> dict[str, Any]:
     """Publish an event."""
     from app.core import json_body
     from app.events import service
@@ -125,7 +125,7 @@ def publish_event(event_type: str, data: str, workspace: str | None, external_id
     body = {"type": event_type, "data": json_body.parse(_read(data))}
     if external_id is not None:
         body["external_id"] = external_id
-    draft = PublishRequest().load(body)
+    draft = _loaded(PublishRequest(), body)
     with _transaction() as uow:
         workspace = workspace or _development_workspace(uow)
         _require_workspace(uow, workspace)
@@ -154,9 +154,9 @@ def show_config() -> dict[str, Any]:
 @_command(cli, "up")
 def up() -> None:
     """Run everything on this machine, for development. Ctrl-C stops it."""
-    from app.development import up
+    from app.development.up import run
 
-    up.run(as_json=click.get_current_context().params["as_json"])
+    run(as_json=click.get_current_context().params["as_json"])
 
 
 @_command(cli, "web", context_settings=_PASS_ON)
@@ -264,11 +264,23 @@ def _transaction() -> "Iterator[UnitOfWork]":
         with resources.database.engine.connect() as connection:
             current = migrations.is_current(connection)
         if not current:
-            raise click.ClickException("The database does not have this version's schema. Run: ./botbat migrate")
+            raise click.ClickException(
+                "The database does not have this version's schema. Run: ./botbat migrate"
+            )
         with resources.transaction() as uow:
             yield uow
     finally:
         resources.close()
+
+
+def _loaded(schema: Any, body: dict[str, Any]) -> Any:
+    from app.core.errors import Invalid
+    from app.rest.parser import field_errors
+
+    if faults := schema.validate(body):
+        errors = list(field_errors(faults))
+        raise Invalid("; ".join(f"{item.pointer}: {item.detail}" for item in errors), errors=errors)
+    return schema.load(body)
 
 
 def _require_workspace(uow: "UnitOfWork", workspace_id: str) -> None:
@@ -294,7 +306,7 @@ def _read(text: str) -> bytes:
 
 
 def main() -> None:
-    """Run the command line; errors that are no bugs are told in a line, or as JSON where that was asked for."""
+    """Run the command line."""
     from app import cli_errors
 
     with cli_errors.told(as_json="--json" in sys.argv):

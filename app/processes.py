@@ -2,8 +2,8 @@
 
 import secrets
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config.settings import Settings, process_environment
@@ -25,30 +25,36 @@ class Command:
     argv: list[str]
     environment: dict[str, str]
 
+    def having(self, changes: Mapping[str, str]) -> "Command":
+        """Give the same command with changes to its environment."""
+        return replace(self, environment={**self.environment, **changes})
+
 
 def web(arguments: Sequence[str] = ()) -> Command:
     """Serve the HTTP API and the console."""
     config = str(ROOT / "config" / "gunicorn.py")
-    return _python("gunicorn", "--config", config, *arguments, "app.web:create_app()")
+    return python("app.server", "--config", config, *arguments, "app.web:create_app()")
 
 
 def worker(arguments: Sequence[str] = ()) -> Command:
     """Run tasks of every queue; how many at once is in config/celery.py."""
     queues = ",".join(name.value for name in QueueName)
     options = ["--without-gossip", "--without-mingle", "-E", "-Q", queues]
-    return _python("celery", "-A", _CELERY, "worker", *options, *arguments)
+    return python("celery", "-A", _CELERY, "worker", *options, *arguments)
 
 
 def beat(arguments: Sequence[str] = ()) -> Command:
     """Ring the sweeps in time. One is enough; a second does no harm."""
-    return _python("celery", "-A", _CELERY, "beat", *arguments)
+    return python("celery", "-A", _CELERY, "beat", *arguments)
 
 
 def flower(settings: Settings, arguments: Sequence[str] = ()) -> Command:
     """Show workers and queues, behind a password; raises `CannotStart` without one in production."""
     password = settings.flower_password
     if not password and settings.production:
-        raise CannotStart("Flower needs a password in production: set FLOWER_PASSWORD or FLOWER_PASSWORD_FILE.")
+        raise CannotStart(
+            "Flower needs a password in production: set FLOWER_PASSWORD or FLOWER_PASSWORD_FILE."
+        )
     if not password:
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         sys.stderr.write(f"Flower: user {settings.flower_user}, password {password}\n")
@@ -56,10 +62,10 @@ def flower(settings: Settings, arguments: Sequence[str] = ()) -> Command:
     if "," in password or set(settings.flower_user) & set(",:"):
         raise CannotStart("FLOWER_USER can have no comma and no colon, FLOWER_PASSWORD no comma.")
     where = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
-    command = _python("celery", "-A", _CELERY, "flower", *where, *arguments)
-    command.environment["FLOWER_BASIC_AUTH"] = f"{settings.flower_user}:{password}"
-    return command
+    command = python("celery", "-A", _CELERY, "flower", *where, *arguments)
+    return command.having({"FLOWER_BASIC_AUTH": f"{settings.flower_user}:{password}"})
 
 
-def _python(*arguments: str) -> Command:
+def python(*arguments: str) -> Command:
+    """Run a module with this process's Python."""
     return Command([sys.executable, "-m", *arguments], process_environment())

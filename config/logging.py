@@ -52,9 +52,7 @@ def configure_logging(level: str) -> None:
     root.setLevel(level)
 
 
-def _redact_values(
-    _logger: object, _method: str, line: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+def _redact_values(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in line.items():
         if isinstance(value, str):
             line[key] = redact(value)

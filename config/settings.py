@@ -40,6 +40,7 @@ class Settings:
     data_dir: Path
     database_url: str = field(repr=False)
     broker_url: str = field(repr=False)
+    embedded_broker: bool
     encryption_keys: tuple[tuple[str, bytes], ...] = field(repr=False)
     host: str
     port: int
@@ -75,6 +76,7 @@ class Settings:
             "data_dir": str(self.data_dir),
             "database_url": values.mask_url(self.database_url),
             "broker_url": values.mask_url(self.broker_url),
+            "embedded_broker": self.embedded_broker,
             "encryption_keys": [f"{key_id}:***" for key_id, _ in self.encryption_keys],
             "host": self.host,
             "port": self.port,
@@ -137,6 +139,7 @@ def load_settings() -> Settings:
     )
     if broker_url:
         _checked(broker_url, "BROKER_URL", values.broker_url, errors)
+    embedded_broker = not broker_url
     if not errors:
         # Only when all else is right: a mistaken start leaves no file behind.
         keys_text, broker_url = _embedded(data_dir, keys_text, broker_url, errors)
@@ -150,6 +153,7 @@ def load_settings() -> Settings:
         data_dir=data_dir,
         database_url=checked_url,
         broker_url=broker_url,
+        embedded_broker=embedded_broker,
         encryption_keys=encryption_keys,
         host=host,
         port=port,

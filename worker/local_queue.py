@@ -85,15 +85,11 @@ class LocalQueue:
         per_second = self._finished_lately / elapsed if elapsed > 0.01 else 0.0  # noqa: PLR2004 - too short to tell
         if elapsed > 1:
             self._finished_lately, self._counted_at = self._finished_lately / 2, moment - elapsed / 2
-        cap = self.target.policy.max_in_flight
-        ahead = max(_MIN_AHEAD * cap, int(per_second * _AHEAD_SECONDS))
-        first = min(ahead - len(self._first), room)
-        if first < cap and self._first:
-            first = 0  # not worth a claim yet
-        retries = min(ahead - len(self._retries), max(room - max(first, 0), 0))
-        if retries < cap and self._retries:
-            retries = 0
-        return max(first, 0), max(retries, 0)
+        ahead = max(_MIN_AHEAD * self.target.policy.max_in_flight, int(per_second * _AHEAD_SECONDS))
+        # Few large claims: a buffer that is more than half full is not worth one yet.
+        first = min(ahead - len(self._first), room) if len(self._first) <= ahead // 2 else 0
+        retries = min(ahead - len(self._retries), room - first) if len(self._retries) <= ahead // 2 else 0
+        return first, retries
 
     def empty(self) -> list[DueDelivery]:
         """Give up what is buffered."""

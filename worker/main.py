@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.signals import setup_logging, worker_shutting_down
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from config.celery import celery_config
 from config.logging import configure_logging
@@ -14,7 +14,7 @@ from worker import runtime, slots
 
 celery = Celery("botbat")
 celery.config_from_object(celery_config(runtime.settings()))
-celery.conf.task_queues = [Queue(name.value) for name in QueueName]
+celery.conf.task_queues = [Queue(name, Exchange(name), routing_key=name) for name in map(str, QueueName)]
 celery.conf.imports = ("worker.events", "worker.deliveries", "worker.maintenance")
 
 

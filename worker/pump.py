@@ -21,6 +21,7 @@ from app.core.unit_of_work import Resources
 from app.deliveries import engine
 from app.deliveries.engine_repository import DueDelivery, NewAttempt, Outcome, Quota
 from app.endpoints.queues import LEASE_SECONDS, LeaseLost
+from app.endpoints.service import Target
 from config.wire import TaskName
 from worker import sender as sending
 from worker.local_queue import LocalQueue
@@ -36,9 +37,9 @@ MAX_QUEUES = 1000
 QUEUE_TURN_SECONDS = 10.0  # then a queue is given back, so that pumps that came later get their share
 TARGETS_REFRESHED_EVERY = 0.5
 RENEWED_EVERY = 10.0
-LEASED_EVERY = 0.02
-RECORD_ROWS = 500
-RECORD_WAIT_SECONDS = 0.004
+LEASED_EVERY = 0.03
+RECORD_ROWS = 1000
+RECORD_WAIT_SECONDS = 0.015
 _DATABASE_RETRY_SECONDS = 0.5
 
 _Finished = tuple[NewAttempt, Outcome, LocalQueue]
@@ -108,8 +109,8 @@ class Pump:
             if self._crash:
                 raise self._crash
             self._fill()
-            for outcome in self._sender.run(0.05):
-                self._finish(outcome)
+            if outcomes := self._sender.run(0.05):
+                self._finish(outcomes)
             if self._sender.in_flight == 0 and (self._drained or self._stopping()):
                 with self._lock:
                     idle = not self._ready and not self._finished
@@ -119,11 +120,10 @@ class Pump:
     def _fill(self) -> None:
         if self._stopping():
             return
-        limit = self._resources.settings.sender_connections
-        while self._sender.in_flight < limit:
-            with self._lock:
-                if not self._ready:
-                    break
+        free = self._resources.settings.sender_connections - self._sender.in_flight
+        picked: list[tuple[LocalQueue, DueDelivery, Target]] = []
+        with self._lock:
+            while self._ready and len(picked) < free:
                 queue = self._ready[0]
                 delivery = queue.take()
                 if delivery is None:
@@ -134,21 +134,26 @@ class Pump:
                 self._ready.rotate(-1)
                 self._buffered_rows -= 1
                 self._buffered_bytes -= len(delivery.body)
-                target = queue.target
-            assert target is not None
-            self._sender.start(build(queue, delivery, target, datetime.now(UTC)))
+                assert queue.target is not None
+                picked.append((queue, delivery, queue.target))
+        moment = datetime.now(UTC)
+        for queue, delivery, target in picked:
+            self._sender.start(build(queue, delivery, target, moment))
         if self._buffered_rows < BUFFER_ROWS // 2:
             self._room.set()
 
-    def _finish(self, outcome: sending.Outcome) -> None:
-        sent = outcome.tag
-        assert isinstance(sent, InFlight)
-        attempt, result = conclude(outcome, sent)
+    def _finish(self, outcomes: list[sending.Outcome]) -> None:
+        finished: list[_Finished] = []
+        for outcome in outcomes:
+            sent = outcome.tag
+            assert isinstance(sent, InFlight)
+            finished.append((*conclude(outcome, sent), sent.queue))
         with self._lock:
-            self._attempts += 1
-            sent.queue.finished()
-            self._make_ready(sent.queue)
-            self._finished.append((attempt, result, sent.queue))
+            self._attempts += len(finished)
+            for _, _, queue in finished:
+                queue.finished()
+                self._make_ready(queue)
+            self._finished += finished
         self._to_record.set()
 
     def _make_ready(self, queue: LocalQueue) -> None:
@@ -212,8 +217,8 @@ class Pump:
                 self._make_ready(queue)
         if due:
             self._sender.wake()
-        self._release_idle()
-        return leased + len(due)
+        # What was given back may be due again: only a round that changes nothing means that nothing is left.
+        return leased + len(due) + self._release_idle()
 
     def _lease(self) -> int:
         # Looking takes no lock; on SQLite leasing would hold up every writer each time.
@@ -267,8 +272,8 @@ class Pump:
             held = engine.renew(uow, lease_id=self._lease_id, endpoint_ids=list(self._queues))
         self._forget(set(self._queues) - held)
 
-    def _release_idle(self) -> None:
-        """Give back queues that have nothing to do here any more: empty, paused, over their rate limit, or over their turn."""
+    def _release_idle(self) -> int:
+        """Give back queues that are empty, paused, over their rate limit, or over their turn; gives how many."""
         moment = time.monotonic()
         with self._lock:
             idle = [
@@ -291,6 +296,7 @@ class Pump:
         with self._lock:
             for queue in idle:
                 self._queues.pop(queue.endpoint_id, None)
+        return len(idle)
 
     def _release(self, released: list[LocalQueue]) -> None:
         if not released:

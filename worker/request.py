@@ -19,7 +19,7 @@ from worker.sender import Outcome, Outgoing
 USER_AGENT = "BotBat-Webhooks/1"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InFlight:
     """What the sender hands back with an outcome."""
 

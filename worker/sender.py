@@ -1,7 +1,7 @@
 """Requests to addresses that customers gave: the only code that opens connections to them.
 
-One thread drives many transfers at once through libcurl's multi interface. A Sender belongs to the process and
-the thread that made it (`wake` alone may come from elsewhere): after a fork, make a new one.
+One thread drives many transfers at once through libcurl's multi interface. A Sender belongs to the process
+and the thread that made it (`wake` alone may come from elsewhere): after a fork, make a new one.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import ssl
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
@@ -31,7 +32,10 @@ KEPT_HEADERS: Final = 32
 # libcurl leaves out a header of its own when a line names it without a value. Where the caller gives the same
 # header, the caller's line is sent and this one does nothing.
 _NOT_SENT: Final = ["Accept:", "Expect:", "Content-Type:"]
-# Longer than any sensible keep-alive, short enough that a receiver that moved in the DNS is followed.
+# Node.js, Apache and uvicorn close a connection that was idle for 5 s. A request that crosses with that close
+# is a failed attempt, because none is ever sent twice.
+_MAX_IDLE_SECONDS: Final = 4
+# So that a receiver that moves in the DNS is followed however busy its connections are.
 _MAX_CONNECTION_AGE_SECONDS: Final = 600
 _MAX_REMEMBERED: Final = 4096
 _MAX_REMEMBERED_LINE: Final = 256
@@ -54,7 +58,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class Outgoing:
-    """One request to make. `headers` are complete `Name: value` lines of printable ASCII, with a value each."""
+    """One request to make.
+
+    `headers` are complete `Name: value` lines in ASCII; libcurl leaves out a line without a value. It adds
+    Host and Content-Length, nothing else.
+    """
 
     url: str
     headers: list[str]
@@ -68,8 +76,8 @@ class Outgoing:
 class Outcome:
     """What became of an Outgoing: exactly one for each, whatever happened.
 
-    `status_code` is that of a complete answer, or of one that was cut for its size; an answer that the deadline
-    or the receiver cut short has none, though what came of its headers and body is kept.
+    `status_code` is that of a complete answer, or of one that was cut for its size. An answer that the
+    deadline or the receiver cut short has none, though what came of its headers and body is kept.
     """
 
     tag: object
@@ -84,7 +92,7 @@ class Outcome:
 
 
 class Sender:
-    """Makes up to `max_connections` requests at once; what is started beyond waits its turn without its clock running.
+    """Makes up to `max_connections` requests at once; what is started beyond that waits, its clock too.
 
     `ca_file` holds the trusted certificates (PEM); ssl.SSLError or OSError if it does not.
     """
@@ -95,7 +103,7 @@ class Sender:
         self._policy = policy
         self._ca_file = ca_file
         self._max_connections = max_connections
-        self._resolve: list[str] = []  # lines of CURLOPT_RESOLVE, so that tests can let a name have any address
+        self._resolve: list[str] = []  # CURLOPT_RESOLVE: lets tests give a name any address
 
         self._urls: dict[str, str] = {}  # as given: as check_url made it
         self._waiting: deque[tuple[Outgoing, str]] = deque()
@@ -104,7 +112,7 @@ class Sender:
         self._free: list[_Transfer] = []
         self._active = 0  # handles in the multi handle
         self._trouble: BaseException | None = None
-        self._header_lines: dict[bytes, tuple[str, str]] = {}
+        self._read_headers = _HeaderReader().read
 
         self._poll: _Poll = select.epoll() if hasattr(select, "epoll") else _PortablePoll()
         self._wanted: set[int] = set()  # descriptors that libcurl waits for
@@ -119,8 +127,8 @@ class Sender:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
         self._multi.setopt(pycurl.M_PIPELINING, pycurl.PIPE_NOTHING)
-        # Idle connections count too: for a new one beyond this the oldest idle one is closed. Transfers are never
-        # more than this, so none ever waits inside libcurl, where its deadline would already run.
+        # Idle connections count too: for a new one beyond this the oldest idle one is closed. Transfers are
+        # never more than this, so none ever waits inside libcurl, where its deadline would already run.
         self._multi.setopt(pycurl.M_MAXCONNECTS, max_connections)
         self._multi.setopt(pycurl.M_MAX_TOTAL_CONNECTIONS, max_connections)
 
@@ -163,17 +171,13 @@ class Sender:
                 self._urls.clear()
             self._urls[outgoing.url] = url
 
-        if self._free:
-            self._begin(self._free.pop(), outgoing, url)
-        elif len(self._transfers) < self._max_connections:
-            transfer = _Transfer(self, self._ca_file, self._resolve)
-            self._transfers.append(transfer)
-            self._begin(transfer, outgoing, url)
+        if self._free or len(self._transfers) < self._max_connections:
+            self._begin(outgoing, url)
         else:
             self._waiting.append((outgoing, url))
         self.in_flight += 1
 
-    def run(self, timeout: float) -> list[Outcome]:  # noqa: ASYNC109 - epoll is the scheduler here
+    def run(self, timeout: float) -> list[Outcome]:
         """Drive what was started and give what finished.
 
         Returns as soon as something finished, `timeout` seconds passed, or wake() was called. Raises what
@@ -227,7 +231,8 @@ class Sender:
         tags = []
         for transfer in self._transfers:
             if transfer.outgoing is not None:
-                self._multi.remove_handle(transfer.easy)
+                with contextlib.suppress(pycurl.error):  # run() was interrupted right after it took it out
+                    self._multi.remove_handle(transfer.easy)
                 tags.append(transfer.outgoing.tag)
                 transfer.outgoing = None
                 self._free.append(transfer)
@@ -251,54 +256,10 @@ class Sender:
         self._poll.close()
         os.close(self._wake_reader)
 
-    def may_connect(self, family: int, address: tuple[Any, ...], origin: str) -> bool:
-        """Whether a connection for `origin` may go to this very socket address."""
-        ip = address[0]
-        if not self._policy.allows_address(ip, origin=origin):
-            return False
-        if origin in self._policy.dev_origins or self._is_allowed_by_operator(ip):
-            return True
-        return not _is_own_address(family, address)
-
-    def keep_trouble(self, error: BaseException) -> None:
-        """Keep the first exception of a callback for run() to raise: libcurl would print it, and stop the rest."""
-        if self._trouble is None:
-            self._trouble = error
-
-    def read_headers(self, head: bytearray) -> list[tuple[str, str]]:
-        """Give what may be kept of the final answer's header lines; those of an interim answer are left out."""
-        known = self._header_lines
-        lines = bytes(head).split(b"\n")
-        if lines.count(b"\r") == 1 and lines[-2] == b"\r" and len(head) <= KEPT_HEADER_CHARACTERS:
-            try:  # the usual answer: one block, of lines seen before
-                return [known[line] for line in lines[1:-2]][:KEPT_HEADERS]
-            except KeyError:
-                inside = False
-        kept: list[tuple[str, str]] = []
-        inside = final = False
-        for line in lines:
-            header = known.get(line)
-            if header is not None and inside:
-                kept.append(header)
-            elif line in {b"\r", b""}:
-                if final:
-                    break  # after the final answer's headers only trailers of its body can come
-                inside = False
-            elif not inside:
-                inside = True
-                final = not line.partition(b" ")[2].startswith(b"1")
-                kept = []
-            else:
-                header = _read_header(line)
-                if header is not None:
-                    kept.append(header)
-                    if len(line) <= _MAX_REMEMBERED_LINE:
-                        if len(known) >= _MAX_REMEMBERED:
-                            known.clear()
-                        known[line] = header
-        return _cut(kept) if len(head) > KEPT_HEADER_CHARACTERS else kept[:KEPT_HEADERS]
-
-    def _begin(self, transfer: "_Transfer", outgoing: Outgoing, url: str) -> None:
+    def _begin(self, outgoing: Outgoing, url: str) -> None:
+        if not self._free:
+            self._add_transfer()
+        transfer = self._free[-1]
         setopt = transfer.easy.setopt
         if url != transfer.url:
             setopt(pycurl.URL, url)
@@ -311,9 +272,21 @@ class Sender:
             setopt(pycurl.POSTFIELDS, outgoing.body)
         else:
             transfer.set_method(outgoing.method, outgoing.body)
-        transfer.restart(outgoing)
         self._multi.add_handle(transfer.easy)
         self._active += 1
+        self._free.pop()
+        transfer.restart(outgoing)
+
+    def _add_transfer(self) -> None:
+        transfer = _Transfer(
+            self._ca_file,
+            self._resolve,
+            may_connect=self._may_connect,
+            read_headers=self._read_headers,
+            keep_trouble=self._keep_trouble,
+        )
+        self._transfers.append(transfer)
+        self._free.append(transfer)
 
     def _collect(self) -> None:
         remove = self._multi.remove_handle
@@ -333,10 +306,9 @@ class Sender:
     def _release(self, transfer: "_Transfer") -> None:
         self._active -= 1
         transfer.outgoing = None
+        self._free.append(transfer)
         if self._waiting:
-            self._begin(transfer, *self._waiting.popleft())
-        else:
-            self._free.append(transfer)
+            self._begin(*self._waiting.popleft())
 
     def _on_socket(self, what: int, descriptor: int, _multi: object, _assigned: object) -> None:
         """Follow libcurl's interest in a socket.
@@ -356,18 +328,32 @@ class Sender:
             except FileNotFoundError:
                 self._poll.register(descriptor, _INTEREST[what])
         except BaseException as error:  # noqa: BLE001 - run() raises it
-            self.keep_trouble(error)
+            self._keep_trouble(error)
 
     def _on_timer(self, timeout_ms: int) -> None:
         try:
             self._timer_at = time.monotonic() + timeout_ms / 1000 if timeout_ms >= 0 else math.inf
         except BaseException as error:  # noqa: BLE001 - run() raises it
             self._timer_at = 0.0
-            self.keep_trouble(error)
+            self._keep_trouble(error)
 
     def _forget(self, descriptor: int) -> None:
         with contextlib.suppress(OSError, KeyError):  # closed meanwhile
             self._poll.unregister(descriptor)
+
+    def _keep_trouble(self, error: BaseException) -> None:
+        """Keep a callback's first exception for run() to raise: libcurl has no way to pass it on."""
+        if self._trouble is None:
+            self._trouble = error
+
+    def _may_connect(self, family: int, address: tuple[Any, ...], origin: str) -> bool:
+        """Whether a connection for `origin` may go to this very socket address."""
+        ip = address[0]
+        if not self._policy.allows_address(ip, origin=origin):
+            return False
+        if origin in self._policy.dev_origins or self._is_allowed_by_operator(ip):
+            return True
+        return not _is_own_address(family, address)
 
     def _is_allowed_by_operator(self, ip: str) -> bool:
         address = ipaddress.ip_address(ip)
@@ -390,12 +376,23 @@ class _Transfer:
     """An easy handle with what came of its current request. Used again and again: making one costs 0.1 ms."""
 
     __slots__ = (
-        *("_body", "_body_size", "_head", "_judged_wrongly", "_opened", "_origin", "_refused", "_sender"),
-        *("_started", "_started_at", "_too_large", "easy", "method", "outgoing", "timeout_ms", "url"),
+        *("_body", "_body_size", "_head", "_keep_trouble", "_may_connect", "_opened", "_read_headers"),
+        *("_refused", "_sent", "_started", "_started_at", "_too_large", "_unjudged"),
+        *("easy", "method", "outgoing", "timeout_ms", "url"),
     )
 
-    def __init__(self, sender: Sender, ca_file: str, resolve: list[str]) -> None:
-        self._sender = sender
+    def __init__(
+        self,
+        ca_file: str,
+        resolve: list[str],
+        *,
+        may_connect: Callable[[int, tuple[Any, ...], str], bool],
+        read_headers: Callable[[bytearray], tuple[list[tuple[str, str]], bool]],
+        keep_trouble: Callable[[BaseException], None],
+    ) -> None:
+        self._may_connect = may_connect
+        self._read_headers = read_headers
+        self._keep_trouble = keep_trouble
         self.outgoing: Outgoing | None = None  # None: free
         self.url = ""
         self.method = "POST"
@@ -420,8 +417,11 @@ class _Transfer:
         setopt(pycurl.SSL_VERIFYPEER, 1)
         setopt(pycurl.SSL_VERIFYHOST, 2)
         setopt(pycurl.CAINFO, ca_file)
+        self.easy.unsetopt(pycurl.CAPATH)  # a build may have a default that would be trusted too
+        setopt(pycurl.MAXAGE_CONN, _MAX_IDLE_SECONDS)
         setopt(pycurl.MAXLIFETIME_CONN, _MAX_CONNECTION_AGE_SECONDS)
         setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        setopt(pycurl.PREREQFUNCTION, self._on_ready)
         setopt(pycurl.HEADERFUNCTION, self._on_header)
         setopt(pycurl.WRITEFUNCTION, self._on_body)
         setopt(pycurl.USERAGENT, "")  # none, instead of PycURL's
@@ -434,9 +434,10 @@ class _Transfer:
         self._body = b""
         self._body_size = 0
         self._too_large = False
+        self._sent = False
         self._opened = 0
         self._refused = 0
-        self._judged_wrongly = False
+        self._unjudged = False
         self._started_at = time.time()
         self._started = time.monotonic()
 
@@ -456,23 +457,38 @@ class _Transfer:
         self.method = method
 
     def succeeded(self, now: float) -> Outcome:
-        """Give the Outcome of a transfer that libcurl calls complete: 200 to 299 is a success."""
+        """Give the Outcome of a transfer that libcurl calls complete."""
         status = self.easy.getinfo(pycurl.RESPONSE_CODE)
-        if 200 <= status <= 299:  # noqa: PLR2004 - the classes of RFC 9110 section 15
-            return self._outcome(now, status, None, None)
-        if 200 <= status <= 599:  # noqa: PLR2004
+        headers, whole = self._read_headers(self._head)
+        if not whole:
+            # libcurl takes an orderly close in the middle of the headers for their end.
+            return self._outcome(now, headers, None, *_PARTIAL)
+        if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 section 15
+            return self._outcome(now, headers, status, None, None)
+        if 300 <= status <= 599:  # noqa: PLR2004
             detail = f"The endpoint answered {status}."
-            if status <= 399 and status >= 300:  # noqa: PLR2004
+            if status <= 399:  # noqa: PLR2004
                 detail += " Redirects are never followed: set the URL to the final address."
-            return self._outcome(now, status, "http_status", detail)
-        detail = "The endpoint's answer has a status code that HTTP does not know. Answer with 200 to 599."
-        return self._outcome(now, None, "invalid_response", detail)
+            return self._outcome(now, headers, status, "http_status", detail)
+        return self._outcome(now, headers, None, *_NOT_HTTP)
 
-    def failed(self, now: float, code: int, message: str) -> Outcome:
+    def failed(self, now: float, curl_code: int, message: str) -> Outcome:
         """Give the Outcome of a transfer that libcurl ended with an error."""
-        return self._outcome(now, *self._explain(code, message))
+        headers = self._read_headers(self._head)[0] if self._head else []
+        if self._too_large or curl_code == _E_TOO_LARGE:
+            status = self.easy.getinfo(pycurl.RESPONSE_CODE)
+            is_final = 200 <= status <= 599  # noqa: PLR2004
+            return self._outcome(now, headers, status if is_final else None, *_TOO_LARGE)
+        return self._outcome(now, headers, None, *self._explain(curl_code, message))
 
-    def _outcome(self, now: float, status: int | None, code: str | None, detail: str | None) -> Outcome:
+    def _outcome(
+        self,
+        now: float,
+        headers: list[tuple[str, str]],
+        status: int | None,
+        code: str | None,
+        detail: str | None,
+    ) -> Outcome:
         assert self.outgoing is not None
         return Outcome(
             self.outgoing.tag,
@@ -481,84 +497,73 @@ class _Transfer:
             status,
             code,
             detail,
-            self._sender.read_headers(self._head) if self._head else [],
+            headers,
             self._body,
             self._body_size > KEPT_BODY_BYTES,
         )
 
-    def _explain(self, code: int, message: str) -> tuple[int | None, str, str]:
-        """Give status, error code and detail. libcurl's text is only searched: it may hold an address."""
-        if self._too_large or code in _TOO_LARGE:
-            status = self.easy.getinfo(pycurl.RESPONSE_CODE)
-            detail = f"The endpoint's answer is larger than {MAX_ANSWER_BYTES // 1024} KiB. Answer with less."
-            return (status if 200 <= status <= 599 else None), "response_too_large", detail  # noqa: PLR2004
-        if code == pycurl.E_OPERATION_TIMEDOUT:
-            return None, "timeout", self._explain_timeout()
-        if code == pycurl.E_COULDNT_RESOLVE_HOST:
-            detail = "The host name could not be resolved. Check the URL and the DNS records of the name."
-            return None, "dns_failed", detail
-        if code == pycurl.E_COULDNT_CONNECT:
-            return None, *self._explain_connect()
-        if code in _NOT_TRUSTED:
-            return None, "tls_failed", self._explain_certificate(message)
-        if code in _TLS:
-            if _is_cut(message):
-                detail = "The endpoint closed the connection during the TLS handshake."
-                return None, "connect_failed", detail
-            detail = "The TLS handshake failed. The endpoint must speak TLS 1.2 or newer on this port."
-            return None, "tls_failed", detail
-        if code in _NOT_HTTP:
-            return None, "invalid_response", self._explain_answer(code)
-        if code in _BROKEN:
-            if "unexpected eof" in message:
-                # The TCP connection was closed in good order, only without a word of TLS: as good as E_GOT_NOTHING.
-                ended = pycurl.E_PARTIAL_FILE if self._head else pycurl.E_GOT_NOTHING
-                return None, "invalid_response", self._explain_answer(ended)
-            detail = "The connection broke before the endpoint had answered completely."
-            return None, "connect_failed", detail
-        return None, "connect_failed", "The request could not be made. It will work when tried again, or tell us."
+    def _explain(self, curl_code: int, message: str) -> tuple[str, str]:  # noqa: PLR0911 - a table with questions
+        """Give error code and detail. libcurl's text is searched but never shown: it may hold an address."""
+        if curl_code == pycurl.E_OPERATION_TIMEDOUT:
+            return "timeout", self._explain_timeout(message)
+        if curl_code == pycurl.E_COULDNT_CONNECT:
+            return self._explain_connect()
+        if curl_code == pycurl.E_PEER_FAILED_VERIFICATION:
+            return "tls_failed", self._explain_certificate(message)
+        if curl_code == pycurl.E_SSL_CONNECT_ERROR:
+            cut = any(sign in message for sign in ("SYSCALL", "reset by peer", "unexpected eof"))
+            return _CUT_HANDSHAKE if cut else _BAD_HANDSHAKE
+        if curl_code == pycurl.E_RECV_ERROR:
+            return self._explain_receive_error(message)
+        if curl_code == pycurl.E_GOT_NOTHING and self._head:  # an interim answer only
+            return _PARTIAL
+        return _EXPLAINED.get(curl_code, _UNEXPLAINED)
 
-    def _explain_timeout(self) -> str:
-        within = f"within {self.timeout_ms / 1000:g} seconds"
-        if self._head:
-            return f"The endpoint's answer was not complete {within}. Answer first, then do the work."
-        if self.easy.getinfo(pycurl.PRETRANSFER_TIME):
-            return f"The endpoint did not answer {within}. Answer first, then do the work."
+    def _explain_timeout(self, message: str) -> str:
+        within = f"within {self.timeout_ms / 1000:g} s"
+        if message.startswith("Resolving"):
+            return f"The host name could not be resolved {within}. Check the DNS servers of the name."
+        if not message.startswith("Connection"):
+            progress = (
+                "The endpoint's answer was not complete" if self._head else "The endpoint did not answer"
+            )
+            return f"{progress} {within}. Answer first, then do the work."
         if self.easy.getinfo(pycurl.CONNECT_TIME):
             return f"The TLS handshake with the endpoint was not complete {within}."
-        if self._opened:
-            return f"No connection to the endpoint could be made {within}. Check that its firewall lets us in."
-        return f"The host name could not be resolved {within}. Check the DNS servers of the name."
+        return f"No connection to the endpoint could be made {within}. Check that its firewall lets us in."
 
     def _explain_connect(self) -> tuple[str, str]:
-        if self._refused and not self._opened and not self._judged_wrongly:
-            detail = (
-                "The host name leads only to addresses that may not be called (private, reserved or our own). "
-                "Use a name with a public address."
-            )
-            return "blocked_address", detail
-        detail = "No connection to the endpoint could be made. Check that it is up and that its firewall lets us in."
-        return "connect_failed", detail
+        if self._unjudged:
+            return _UNEXPLAINED
+        if self._sent:
+            return _BROKEN
+        if self._refused and not self._opened:
+            return _BLOCKED
+        code, detail = _UNREACHABLE
+        if self._refused:
+            detail += " Some addresses of the host name were left out: they may not be called."
+        return code, detail
 
     def _explain_certificate(self, message: str) -> str:
+        if "subject name" in message:
+            return "The endpoint's certificate is for another host name. It must have the name in the URL."
         verdict = self.easy.getinfo(pycurl.SSL_VERIFYRESULT)
         if verdict in _OUT_OF_DATE:
-            return "The endpoint's certificate has expired or is not valid yet. Renew it."
+            return "The endpoint's certificate has expired, or is not valid yet. Renew it."
         if verdict in _UNKNOWN_AUTHORITY:
             return (
-                "The endpoint's certificate is not from an authority that we know. Use one from a public authority, "
-                "and let the server send the whole chain."
+                "The endpoint's certificate is not from an authority that we know. Use one from a public "
+                "authority, and let the server send the whole chain."
             )
-        if verdict in {0, _HOSTNAME_MISMATCH} and "subject name" in message:
-            return "The endpoint's certificate is for another host name. Use one that has the name in the URL."
         return "The endpoint's certificate could not be verified. Check it and its chain."
 
-    def _explain_answer(self, code: int) -> str:
-        if code == pycurl.E_GOT_NOTHING:
-            return "The endpoint closed the connection without an answer."
-        if code == pycurl.E_PARTIAL_FILE:
-            return "The endpoint closed the connection before its answer was complete."
-        return "The endpoint's answer is not valid HTTP."
+    def _explain_receive_error(self, message: str) -> tuple[str, str]:
+        if "unexpected eof" in message:
+            # TCP was closed in good order, only without TLS's word for it.
+            return _PARTIAL if self._head else _NO_ANSWER
+        if "Recv failure" in message or "SSL_" in message:
+            return _BROKEN
+        return _NOT_HTTP  # bad chunks come with this code too
 
     def _open_socket(self, _purpose: int, address: Any) -> Any:
         """Judge the very address that libcurl is about to connect to, and give a socket for it.
@@ -568,17 +573,33 @@ class _Transfer:
         the same dev exception or none.
         """
         try:
+            if self._sent:  # _on_ready would end it anyway
+                return pycurl.SOCKET_BAD
             origin = origin_of(self.url)
-            if self._sender.may_connect(address.family, address.addr, origin):
+            if self._may_connect(address.family, address.addr, origin):
                 self._opened += 1
                 opened = socket.socket(address.family, address.socktype, address.protocol)
                 return _Handover(opened.detach())
             _log.warning("egress.refused", origin=origin, address=address.addr[0])
         except BaseException as error:  # noqa: BLE001 - run() raises it
-            self._judged_wrongly = True
-            self._sender.keep_trouble(error)
+            self._unjudged = True
+            self._keep_trouble(error)
         self._refused += 1
         return pycurl.SOCKET_BAD
+
+    def _on_ready(self, *_addresses: object) -> int:
+        """Allow one request, no second.
+
+        When a kept-alive connection dies without an answer, libcurl sends a request again, up to five times.
+        The receiver may well have acted on each, and a POST that nobody logged must not be.
+        """
+        try:
+            if not self._sent:
+                self._sent = True
+                return 0  # PREREQFUNC_OK
+        except BaseException as error:  # noqa: BLE001 - run() raises it
+            self._keep_trouble(error)
+        return 1  # PREREQFUNC_ABORT
 
     def _on_header(self, line: bytes) -> int | None:
         try:
@@ -588,7 +609,7 @@ class _Transfer:
                 return None  # goes on
             self._too_large = True
         except BaseException as error:  # noqa: BLE001 - run() raises it
-            self._sender.keep_trouble(error)
+            self._keep_trouble(error)
         return -1  # ends the transfer
 
     def _on_body(self, data: bytes) -> int | None:
@@ -601,8 +622,55 @@ class _Transfer:
                 return None
             self._too_large = True
         except BaseException as error:  # noqa: BLE001 - run() raises it
-            self._sender.keep_trouble(error)
+            self._keep_trouble(error)
         return -1
+
+
+class _HeaderReader:
+    """Reads header lines, and remembers those seen: most receivers send the same ones again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[str, str]] = {}
+
+    def read(self, head: bytearray) -> tuple[list[tuple[str, str]], bool]:
+        """Give what may be kept of the final answer's headers, and whether they came to their end.
+
+        Headers of interim answers and trailers are left out.
+        """
+        lines = bytes(head).split(b"\n")
+        usual = lines.count(b"\r") == 1 and lines[-2] == b"\r"  # one block and nothing after it
+        if usual and len(head) <= KEPT_HEADER_CHARACTERS:
+            known = self._known
+            try:
+                return [known[line] for line in lines[1:-2]][:KEPT_HEADERS], True
+            except KeyError:
+                pass  # read them one by one
+        return self._read_each(lines)
+
+    def _read_each(self, lines: list[bytes]) -> tuple[list[tuple[str, str]], bool]:
+        headers: list[tuple[str, str]] = []
+        inside = final = False
+        for line in lines[:-1]:
+            if line in {b"\r", b""}:
+                if final:
+                    return _cut(headers), True
+                inside = False
+            elif not inside:
+                inside = True
+                final = not line.partition(b" ")[2].startswith(b"1")
+                headers = []
+            else:
+                header = self._known.get(line) or _read_header(line)
+                if header is not None:
+                    headers.append(header)
+                    self._remember(line, header)
+        return _cut(headers), False
+
+    def _remember(self, line: bytes, header: tuple[str, str]) -> None:
+        if len(line) <= _MAX_REMEMBERED_LINE:
+            if len(self._known) >= _MAX_REMEMBERED:
+                self._known.clear()
+            self._known[line] = header
 
 
 class _Handover:
@@ -654,24 +722,59 @@ class _PortablePoll:
         """Nothing to close."""
 
 
-_TOO_LARGE: Final = {100, pycurl.E_FILESIZE_EXCEEDED}  # 100 is CURLE_TOO_LARGE, which pycurl does not name
-_NOT_TRUSTED: Final = {pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CACERT, pycurl.E_SSL_ISSUER_ERROR}
-_TLS: Final = {pycurl.E_SSL_CONNECT_ERROR, pycurl.E_SSL_CIPHER, pycurl.E_SSL_CERTPROBLEM}
-_NOT_HTTP: Final = {
-    *(pycurl.E_GOT_NOTHING, pycurl.E_PARTIAL_FILE, pycurl.E_FTP_WEIRD_SERVER_REPLY),
-    *(pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_BAD_CONTENT_ENCODING, pycurl.E_HTTP2),
+_E_TOO_LARGE: Final = 100  # CURLE_TOO_LARGE, which pycurl does not name
+
+# Error code and detail, as customers see them.
+_BLOCKED: Final = (
+    "blocked_address",
+    (
+        "The host name leads only to addresses that may not be called (private, reserved, or our own). "
+        "Use a name with a public address."
+    ),
+)
+_UNREACHABLE: Final = (
+    "connect_failed",
+    "No connection to the endpoint could be made. Check that it is up and that its firewall lets us in.",
+)
+_CUT_HANDSHAKE: Final = ("connect_failed", "The endpoint closed the connection during the TLS handshake.")
+_BROKEN: Final = ("connect_failed", "The connection broke before the endpoint had answered completely.")
+_UNEXPLAINED: Final = (
+    "connect_failed",
+    "The request could not be made. Try again; if that does not help, contact support.",
+)
+_BAD_HANDSHAKE: Final = (
+    "tls_failed",
+    "The TLS handshake failed. The endpoint must speak TLS 1.2 or newer on this port.",
+)
+_NOT_HTTP: Final = ("invalid_response", "The endpoint's answer is not valid HTTP/1.1.")
+_NO_ANSWER: Final = ("invalid_response", "The endpoint closed the connection without an answer.")
+_PARTIAL: Final = (
+    "invalid_response",
+    "The endpoint closed the connection before its answer was complete.",
+)
+_TOO_LARGE: Final = (
+    "response_too_large",
+    f"The endpoint's answer is larger than {MAX_ANSWER_BYTES // 1024} KiB. Answer with less.",
+)
+_EXPLAINED: Final = {
+    pycurl.E_COULDNT_RESOLVE_HOST: (
+        "dns_failed",
+        "The host name could not be resolved. Check the URL and the DNS records of the name.",
+    ),
+    pycurl.E_SSL_CIPHER: _BAD_HANDSHAKE,
+    pycurl.E_SSL_CERTPROBLEM: _BAD_HANDSHAKE,
+    pycurl.E_SEND_ERROR: _BROKEN,
+    pycurl.E_ABORTED_BY_CALLBACK: _BROKEN,  # by _on_ready
+    pycurl.E_GOT_NOTHING: _NO_ANSWER,
+    pycurl.E_PARTIAL_FILE: _PARTIAL,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: _NOT_HTTP,  # CURLE_WEIRD_SERVER_REPLY by its older name
+    pycurl.E_UNSUPPORTED_PROTOCOL: _NOT_HTTP,  # HTTP/0.9, and status codes that are none
+    pycurl.E_BAD_CONTENT_ENCODING: _NOT_HTTP,  # of Transfer-Encoding too
 }
-_BROKEN: Final = {pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR}
 
 # X509_V_ERR_*, https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
 _OUT_OF_DATE: Final = {9, 10}
 _UNKNOWN_AUTHORITY: Final = {2, 18, 19, 20, 21}
-_HOSTNAME_MISMATCH: Final = 62
-
-
-def _is_cut(message: str) -> bool:
-    """Whether a TLS handshake ended because the other side went away, and not by what it said."""
-    return any(sign in message for sign in ("SYSCALL", "reset by peer", "unexpected eof"))
 
 
 def _is_own_address(family: int, address: tuple[Any, ...]) -> bool:

@@ -1,7 +1,7 @@
 """Condition trees over a JSON document: the filters of endpoints and the conditions of workflows.
 
-A tree is `{"all": [...]}`, `{"any": [...]}`, `{"not": ...}`, or a
-leaf `{"path": ..., "op": ..., "value": ...}` with a JSON Pointer (RFC 6901) as its path.
+A tree is `{"all": [...]}`, `{"any": [...]}`, `{"not": ...}`, or a leaf, which is an object with `path` (a
+JSON Pointer, RFC 6901), `op`, and `value`.
 """
 
 import json

@@ -3,10 +3,9 @@
 Lock order: rows are locked by ascending endpoint id, so that pumps and fan-outs never wait for each other in a circle.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import bindparam, select, text, update
 
@@ -37,7 +36,7 @@ class LeaseLost(Exception):  # noqa: N818 - what happened, not a fault of ours
 def lease_due(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue]:
     """Lease up to `limit` queues of all workspaces that have something due, longest due first."""
     rows = uow.session.execute(
-        text(_LEASE_SQLITE if uow.is_sqlite else _LEASE_POSTGRESQL).columns(rate_limited_until=UtcDateTime()),
+        _LEASE_SQLITE if uow.is_sqlite else _LEASE_POSTGRESQL,
         {"lease_id": lease_id, "limit": limit},
     )
     return [LeasedQueue(row.endpoint_id, row.rate_limited_until) for row in rows]
@@ -45,7 +44,7 @@ def lease_due(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue
 
 def any_due(uow: UnitOfWork) -> bool:
     """Tell whether a queue of any workspace has something due that no pump serves."""
-    query = text(_ANY_DUE_SQLITE if uow.is_sqlite else _ANY_DUE_POSTGRESQL)
+    query = _ANY_DUE_SQLITE if uow.is_sqlite else _ANY_DUE_POSTGRESQL
     return uow.session.execute(query).first() is not None
 
 
@@ -55,9 +54,7 @@ def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> s
         return set()
     held = _lock(uow, endpoint_ids, lease_id)
     uow.session.execute(
-        text(_RENEW_SQLITE if uow.is_sqlite else _RENEW_POSTGRESQL).bindparams(
-            bindparam("ids", expanding=True)
-        ),
+        _RENEW_SQLITE if uow.is_sqlite else _RENEW_POSTGRESQL,
         {"ids": held},
     )
     return set(held)
@@ -73,15 +70,30 @@ def fence(
 
     Raises `LeaseLost` when another pump has taken one over meanwhile: then nothing may be committed.
     """
-    held = _lock(uow, attempted, lease_id)
-    lost = set(attempted) - set(held)
-    if lost:
+    if uow.is_sqlite:
+        held = set(_lock(uow, attempted, lease_id))
+        uow.session.connection().execute(
+            _FENCE_SQLITE,
+            [
+                {"id": endpoint_id, "attempt": attempt, "success": success}
+                for endpoint_id, (attempt, success) in attempted.items()
+            ],
+        )
+    else:
+        values = attempted.values()
+        held = set(
+            uow.session.scalars(
+                _FENCE_POSTGRESQL,
+                {
+                    "lease_id": lease_id,
+                    "ids": ",".join(attempted),
+                    "attempts": _times(attempt for attempt, _ in values),
+                    "successes": _times(success for _, success in values),
+                },
+            )
+        )
+    if lost := set(attempted) - held:
         raise LeaseLost(lost)
-    _write_rows(
-        uow,
-        "last_attempt_at = rows.a, last_success_at = coalesce(rows.b, last_success_at)",
-        {endpoint_id: attempted[endpoint_id] for endpoint_id in held},
-    )
 
 
 def hold(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> list[str]:
@@ -91,8 +103,22 @@ def hold(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> li
 
 def release(uow: UnitOfWork, *, due: dict[str, tuple[datetime | None, datetime | None]]) -> None:
     """Give queues back that are locked by `hold`; per endpoint when it is due next, and its rate limit's state."""
-    _write_rows(
-        uow, "lease_id = NULL, leased_until = NULL, due_at = rows.a, rate_limited_until = rows.b", due
+    if uow.is_sqlite:
+        uow.session.connection().execute(
+            _RELEASE_SQLITE,
+            [
+                {"id": endpoint_id, "due": due_at, "limited": limited}
+                for endpoint_id, (due_at, limited) in due.items()
+            ],
+        )
+        return
+    uow.session.execute(
+        _RELEASE_POSTGRESQL,
+        {
+            "ids": ",".join(due),
+            "dues": _times(due_at for due_at, _ in due.values()),
+            "limits": _times(limited for _, limited in due.values()),
+        },
     )
 
 
@@ -151,25 +177,9 @@ def _lock(uow: UnitOfWork, endpoint_ids: Collection[str], lease_id: str | None) 
     return list(uow.session.scalars(query))
 
 
-def _write_rows(
-    uow: UnitOfWork, assignments: str, rows: dict[str, tuple[datetime | None, datetime | None]]
-) -> None:
-    """Update several queues, each with two times of its own, in one statement."""
-    if uow.is_sqlite:
-        source = "(SELECT :id AS id, :a AS a, :b AS b)"
-        values: Any = [{"id": key, "a": a, "b": b} for key, (a, b) in rows.items()]
-    else:
-        source = "unnest(cast(:id AS text[]), cast(:a AS timestamptz[]), cast(:b AS timestamptz[])) AS rows (id, a, b)"
-        values = {"id": list(rows), "a": [a for a, _ in rows.values()], "b": [b for _, b in rows.values()]}
-    statement = text(
-        f"UPDATE endpoint_queues SET {assignments} FROM {source} {'AS rows ' if uow.is_sqlite else ''}"
-        "WHERE endpoint_id = rows.id"
-    )
-    if uow.is_sqlite:
-        statement = statement.bindparams(
-            bindparam("a", type_=UtcDateTime()), bindparam("b", type_=UtcDateTime())
-        )
-    uow.session.connection().execute(statement, values)
+def _times(values: Iterable[datetime | None]) -> str:
+    """Give times as the text that `string_to_array` takes apart; None is nothing."""
+    return ",".join("" if value is None else value.isoformat() for value in values)
 
 
 _DUE = "due_at <= {now} AND (leased_until IS NULL OR leased_until < {now})"
@@ -182,12 +192,54 @@ RETURNING endpoint_id, rate_limited_until
 """
 _UNTIL_POSTGRESQL = f"now() + interval '{LEASE_SECONDS} seconds'"
 _UNTIL_SQLITE = f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_SECONDS} seconds') || '000')"
-_LEASE_POSTGRESQL = _LEASE.format(
-    until=_UNTIL_POSTGRESQL, due=_DUE.format(now="now()"), lock="FOR UPDATE SKIP LOCKED"
-)
-_LEASE_SQLITE = _LEASE.format(until=_UNTIL_SQLITE, due=_DUE.format(now=SQLITE_NOW), lock="")
-_ANY_DUE_POSTGRESQL = f"SELECT 1 FROM endpoint_queues WHERE {_DUE.format(now='now()')} LIMIT 1"
-_ANY_DUE_SQLITE = f"SELECT 1 FROM endpoint_queues WHERE {_DUE.format(now=SQLITE_NOW)} LIMIT 1"
+_LEASE_POSTGRESQL = text(
+    _LEASE.format(until=_UNTIL_POSTGRESQL, due=_DUE.format(now="now()"), lock="FOR UPDATE SKIP LOCKED")
+).columns(rate_limited_until=UtcDateTime())
+_LEASE_SQLITE = text(
+    _LEASE.format(until=_UNTIL_SQLITE, due=_DUE.format(now=SQLITE_NOW), lock="")
+).columns(rate_limited_until=UtcDateTime())
+
+_ANY_DUE = "SELECT 1 FROM endpoint_queues WHERE {due} LIMIT 1"
+_ANY_DUE_POSTGRESQL = text(_ANY_DUE.format(due=_DUE.format(now="now()")))
+_ANY_DUE_SQLITE = text(_ANY_DUE.format(due=_DUE.format(now=SQLITE_NOW)))
+
 _RENEW = "UPDATE endpoint_queues SET leased_until = {until} WHERE endpoint_id IN :ids"
-_RENEW_POSTGRESQL = _RENEW.format(until=_UNTIL_POSTGRESQL)
-_RENEW_SQLITE = _RENEW.format(until=_UNTIL_SQLITE)
+_RENEW_POSTGRESQL = text(_RENEW.format(until=_UNTIL_POSTGRESQL)).bindparams(bindparam("ids", expanding=True))
+_RENEW_SQLITE = text(_RENEW.format(until=_UNTIL_SQLITE)).bindparams(bindparam("ids", expanding=True))
+
+_FENCE_POSTGRESQL = text("""
+WITH held AS (
+    SELECT endpoint_id FROM endpoint_queues
+    WHERE endpoint_id = ANY(string_to_array(:ids, ',')) AND lease_id = :lease_id
+    ORDER BY endpoint_id FOR UPDATE
+)
+UPDATE endpoint_queues SET
+    last_attempt_at = rows.attempt,
+    last_success_at = coalesce(rows.success, last_success_at)
+FROM held JOIN unnest(
+    string_to_array(:ids, ','),
+    string_to_array(:attempts, ',')::timestamptz[],
+    string_to_array(:successes, ',', '')::timestamptz[]
+) AS rows (id, attempt, success) ON rows.id = held.endpoint_id
+WHERE endpoint_queues.endpoint_id = held.endpoint_id
+RETURNING endpoint_queues.endpoint_id
+""")
+_FENCE_SQLITE = text("""
+UPDATE endpoint_queues SET last_attempt_at = :attempt, last_success_at = coalesce(:success, last_success_at)
+WHERE endpoint_id = :id
+""").bindparams(bindparam("attempt", type_=UtcDateTime()), bindparam("success", type_=UtcDateTime()))
+
+_RELEASE_POSTGRESQL = text("""
+UPDATE endpoint_queues SET
+    lease_id = NULL, leased_until = NULL, due_at = rows.due, rate_limited_until = rows.limited
+FROM unnest(
+    string_to_array(:ids, ','),
+    string_to_array(:dues, ',', '')::timestamptz[],
+    string_to_array(:limits, ',', '')::timestamptz[]
+) AS rows (id, due, limited)
+WHERE endpoint_id = rows.id
+""")
+_RELEASE_SQLITE = text("""
+UPDATE endpoint_queues SET lease_id = NULL, leased_until = NULL, due_at = :due, rate_limited_until = :limited
+WHERE endpoint_id = :id
+""").bindparams(bindparam("due", type_=UtcDateTime()), bindparam("limited", type_=UtcDateTime()))

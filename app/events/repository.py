@@ -121,7 +121,7 @@ def mark_fanned_out(uow: UnitOfWork, event_ids: list[str]) -> None:
             text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids]
         )
     else:
-        uow.session.execute(text(_MARK_POSTGRESQL), {"ids": event_ids})
+        uow.session.execute(text(_MARK_POSTGRESQL), {"ids": ",".join(event_ids)})
 
 
 def any_not_fanned_out(session: Session) -> bool:
@@ -129,5 +129,5 @@ def any_not_fanned_out(session: Session) -> bool:
     return session.execute(select(Event.id).where(Event.fanned_out_at.is_(None)).limit(1)).first() is not None
 
 
-_MARK_POSTGRESQL = "UPDATE events SET fanned_out_at = now() WHERE id = ANY(:ids)"
+_MARK_POSTGRESQL = "UPDATE events SET fanned_out_at = now() WHERE id = ANY(string_to_array(:ids, ','))"
 _MARK_SQLITE = "UPDATE events SET fanned_out_at = strftime('%Y-%m-%d %H:%M:%f000', 'now') WHERE id = :id"

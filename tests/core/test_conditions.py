@@ -25,6 +25,7 @@ EVENT = {
         "customer": {"name": "Ada", "ids": [1, 2]},
         "note": None,
         "test": True,
+        "many": list(range(12)),
         "a/b": "slash",
         "m~n": "tilde",
         "~1": "decoded once",
@@ -252,6 +253,7 @@ def test_a_path_finds(path, value):
         "/data/tags/1 ",
         "/data/tags/1_0",
         "/data/tags/\u0661",  # a digit to Python, not to the RFC
+        "/data/many/1\u0661",
         "/data/tags/" + "9" * 5000,
         "/data/tags/",
         "/data/note/x",

@@ -1,0 +1,11 @@
+"""gunicorn, with the application's modules imported before it forks, so that its processes share them.
+
+Modules only: what connects is made after the fork, by `create_app`.
+"""
+
+import runpy
+
+import app.web  # noqa: F401 - for the processes that are forked from this one
+
+if __name__ == "__main__":
+    runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)
