@@ -6,6 +6,7 @@ Modules only: what connects is made after the fork, by `create_app`.
 import runpy
 
 import app.web  # noqa: F401 - for the processes that are forked from this one
+import app.workspaces.models  # noqa: F401 - TEMPORARY
 
 if __name__ == "__main__":
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)

@@ -52,7 +52,9 @@ def main() -> None:
                 f"{arguments.events} events of {BODY_BYTES} bytes to {arguments.endpoints} endpoint(s), "
                 f"TLS with keep-alive, {prepared.database} and {prepared.broker}\n"
             )
-            print(f"{'':14}{'per second':>12}{'ms CPU per delivery: ' + ' + '.join(_GROUPS) + ' = total':>56}")
+            print(
+                f"{'':14}{'per second':>12}{'ms CPU per delivery: ' + ' + '.join(_GROUPS) + ' = total':>56}"
+            )
         for _ in range(arguments.rounds):
             bare = _bare(prepared, min(arguments.events, 50_000), arguments.max_in_flight)
             engine = _drain(prepared, arguments.events, arguments.events * each)
@@ -83,7 +85,9 @@ def _drain(prepared: Stage, count: int, deliveries: int) -> Result:
     for start in range(0, count, 1000):
         # Committed without ringing: the worker is not there yet.
         with prepared.resources.transaction() as uow:
-            drafts: list[Draft | events.AppError] = [Draft("message.received", data)] * min(1000, count - start)
+            drafts: list[Draft | events.AppError] = [Draft("message.received", data)] * min(
+                1000, count - start
+            )
             events.publish_many(uow, workspace_id=prepared.workspace_id, drafts=drafts)
     with worker():
         _wait_until_ready(prepared)

@@ -168,7 +168,9 @@ def _receiver(directory: Path) -> Iterator[tuple[int, Path]]:
     for part in certificate.cert_chain_pems:
         part.write_to_path(directory / "cert.pem", append=True)
     (directory / "nginx.conf").write_text(_NGINX.format(directory=directory, port=port))
-    process = subprocess.Popen([nginx, "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")])
+    process = subprocess.Popen(
+        [nginx, "-c", str(directory / "nginx.conf"), "-e", str(directory / "error.log")]
+    )
     try:
         _wait_for(port)
         yield port, directory / "ca.pem"

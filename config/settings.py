@@ -193,9 +193,17 @@ def broker_url_file(data_dir: Path) -> Path:
     return data_dir / "broker_url"
 
 
+def make_private_dir(folder: Path) -> None:
+    """Make a folder and those above it that are missing, all for their owner alone."""
+    for each in reversed((folder, *folder.parents)):
+        # mkdir's own `parents` would give the upper ones the default mode.
+        if not each.is_dir():
+            each.mkdir(mode=0o700, exist_ok=True)
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace a file at once, readable by its owner alone."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dir(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)

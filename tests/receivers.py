@@ -5,7 +5,8 @@
         ...  # POST to f"{receiver.url}/hook"
         assert [request.body for request in receiver.requests] == [b"1", b"2"]
 
-`receiver.url` is also its origin. All certificates but the deliberately bad ones come from one authority, in `ca_file()`.
+`receiver.url` is also its origin. All certificates but the deliberately bad ones come from the one authority
+in `ca_file()`.
 """
 
 import atexit
@@ -440,7 +441,7 @@ def speaks_no_tls() -> Receiver:
 def speaks_old_tls() -> FriendlyReceiver:
     """Speak TLS 1.1 at most."""
     context = _context(authority().issue_cert(*NAMES))
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # that it is old is the point
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # old is the point
         context.minimum_version = ssl.TLSVersion.TLSv1_1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -497,6 +498,6 @@ def _reason(status: int) -> str:
 
 
 def _shut(sock: socket.socket) -> None:
-    """Wake the thread that waits in this socket. SSLSocket's own shutdown would pull the TLS state from under it."""
+    """Wake the thread that waits in this socket. SSLSocket.shutdown would pull the TLS state from under it."""
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

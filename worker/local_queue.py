@@ -4,7 +4,7 @@ import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from app.deliveries.engine_repository import DueDelivery
+from app.deliveries.work import DueDelivery
 from app.endpoints.service import Target
 
 # How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.

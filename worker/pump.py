@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.core.ids import new_id
 from app.core.unit_of_work import Resources
 from app.deliveries import engine
-from app.deliveries.engine_repository import DueDelivery, NewAttempt, Outcome, Quota
+from app.deliveries.work import DueDelivery, NewAttempt, Outcome, Quota
 from app.endpoints.queues import LEASE_SECONDS, LeaseLost
 from app.endpoints.service import Target
 from config.wire import TaskName
@@ -71,8 +71,12 @@ class Pump:
 
     def run(self) -> int:
         """Deliver until nothing is due, or until told to stop and nothing is in flight; gives the attempts made."""
-        claimer = threading.Thread(target=self._guarded, args=(self._claim_loop,), name="claimer", daemon=True)
-        recorder = threading.Thread(target=self._guarded, args=(self._record_loop,), name="recorder", daemon=True)
+        claimer = threading.Thread(
+            target=self._guarded, args=(self._claim_loop,), name="claimer", daemon=True
+        )
+        recorder = threading.Thread(
+            target=self._guarded, args=(self._record_loop,), name="recorder", daemon=True
+        )
         claimer.start()
         recorder.start()
         started = time.monotonic()
@@ -381,4 +385,3 @@ class Pump:
                     return
                 log.warning("deliveries.record_retried", attempts=len(batch), error=type(error).__name__)
                 time.sleep(_DATABASE_RETRY_SECONDS)
-

@@ -205,7 +205,7 @@ class Sender:
                         descriptor, events & 1 | (events & 4) >> 1 | (4 if events & 0b11000 else 0)
                     )
                 elif descriptor == self._wake_reader:
-                    os.read(descriptor, 4096)
+                    os.read(descriptor, 65536)  # all that a pipe holds
                     woken = True
                 else:
                     self._forget(descriptor)

@@ -30,9 +30,7 @@ class MissingApiKey(AppError):
     title = "An API key is required"
 
     def __init__(self) -> None:
-        super().__init__(
-            "Send `Authorization: Bearer <your API key>`.", headers={"WWW-Authenticate": _REALM}
-        )
+        super().__init__("Send `Authorization: Bearer <your API key>`.", headers={"WWW-Authenticate": _REALM})
 
 
 class InvalidApiKey(AppError):
@@ -118,9 +116,7 @@ def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
 def note_use(uow: UnitOfWork, *, credential: Credential, address: str) -> None:
     """Note that the key was used, at most once a minute."""
     if credential.note_use_at:
-        repository.note_use(
-            uow.session, credential.key_id, credential.note_use_at, address, _USE_NOTED_EVERY
-        )
+        repository.note_use(uow.session, credential.key_id, credential.note_use_at, address, _USE_NOTED_EVERY)
 
 
 def create(
@@ -141,7 +137,9 @@ def create(
     """
     moment = repository.database_time(uow.session)
     if expires_at is not None and expires_in_days is not None:
-        raise invalid_field("/expires_in_days", "conflict", "Give `expires_at` or `expires_in_days`, not both.")
+        raise invalid_field(
+            "/expires_in_days", "conflict", "Give `expires_at` or `expires_in_days`, not both."
+        )
     if expires_in_days is not None:
         expires_at = moment + timedelta(days=expires_in_days)
     if expires_at is not None and expires_at <= moment:

@@ -93,16 +93,12 @@ def claim(
     return StoredAnswer(row.status_code, box.decrypt(row.response, "idempotency_keys", key, api_key_id))
 
 
-def keep(
-    uow: UnitOfWork, box: SecretBox, *, api_key_id: str, key: str, status_code: int, body: str
-) -> None:
+def keep(uow: UnitOfWork, box: SecretBox, *, api_key_id: str, key: str, status_code: int, body: str) -> None:
     """Keep the answer, in the transaction of the work that it answers."""
     uow.session.execute(
         update(IdempotencyKey)
         .where(IdempotencyKey.api_key_id == api_key_id, IdempotencyKey.key == key)
-        .values(
-            status_code=status_code, response=box.encrypt(body, "idempotency_keys", key, api_key_id)
-        )
+        .values(status_code=status_code, response=box.encrypt(body, "idempotency_keys", key, api_key_id))
     )
 
 
@@ -120,5 +116,3 @@ def release(uow: UnitOfWork, *, api_key_id: str, key: str) -> None:
 def prune_all_workspaces(uow: UnitOfWork) -> None:
     """Delete keys that are no longer honoured."""
     uow.session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEPT))
-
-

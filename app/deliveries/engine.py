@@ -12,7 +12,7 @@ from app.core import conditions, json_body
 from app.core.ids import new_id
 from app.core.unit_of_work import UnitOfWork
 from app.deliveries import engine_repository as repository
-from app.deliveries.engine_repository import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
+from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
 from app.deliveries.models import DELIVERY_PREFIX, AttemptStatus
 from app.endpoints import queues
 from app.endpoints import service as endpoints
@@ -33,7 +33,9 @@ def fan_out(uow: UnitOfWork) -> int:
     if not waiting:
         return 0
     subscriptions = defaultdict(list)
-    for subscription in endpoints.list_subscriptions(uow, workspace_ids={row.workspace_id for row in waiting}):
+    for subscription in endpoints.list_subscriptions(
+        uow, workspace_ids={row.workspace_id for row in waiting}
+    ):
         subscriptions[subscription.workspace_id].append(subscription)
     documents = _documents(uow, waiting, subscriptions)
     deliveries: list[NewDelivery] = []

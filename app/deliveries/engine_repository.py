@@ -1,12 +1,11 @@
 """The engine's queries, in bulk, across workspaces; each exists once per database.
 
-The rows' classes are not frozen: they are made by the ten thousand a second, and freezing triples what that costs.
 PostgreSQL gets columns as one text each, taken apart by `string_to_array`, and the log by COPY: psycopg's arrays are
 dumped element by element in Python and cost several times as much. SQLite gets executemany in one transaction.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from datetime import datetime
 from typing import Any
 
@@ -17,76 +16,8 @@ from sqlalchemy.dialects import sqlite
 from app.core.database import UtcDateTime, utc_now
 from app.core.unit_of_work import UnitOfWork
 from app.deliveries.models import Attempt, Delivery, DeliveryStatus, Trigger
+from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
 from app.events.models import Event
-
-
-@dataclass(slots=True)
-class NewDelivery:
-    """A row for `insert_deliveries`."""
-
-    id: str
-    workspace_id: str
-    event_id: str
-    event_type: str
-    endpoint_id: str
-
-
-@dataclass(slots=True)
-class NewAttempt:
-    """A row for `insert_attempts`; the order of fields is that of the columns."""
-
-    id: str
-    workspace_id: str
-    delivery_id: str
-    event_id: str
-    event_type: str
-    endpoint_id: str
-    number: int
-    trigger: str
-    status: str
-    status_code: int | None
-    duration_ms: int
-    error_code: str | None
-    error_detail: str | None
-    started_at: datetime
-    url: str
-    request_headers: str
-    response_headers: str
-    response_body: bytes
-    response_truncated: bool
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What an attempt means for its delivery: `retry_in_seconds` is None when there is none."""
-
-    delivery_id: str
-    status: DeliveryStatus
-    attempt_count: int
-    retry_in_seconds: float | None
-
-
-@dataclass(slots=True)
-class DueDelivery:
-    """A delivery to attempt now."""
-
-    id: str
-    endpoint_id: str
-    workspace_id: str
-    event_id: str
-    event_type: str
-    attempt_count: int
-    trigger: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """How many due deliveries a pump has room for."""
-
-    endpoint_id: str
-    first_attempts: int
-    retries: int
 
 
 def insert_deliveries(uow: UnitOfWork, rows: Sequence[NewDelivery]) -> None:
@@ -154,7 +85,9 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
                     "id": outcome.delivery_id,
                     "status": outcome.status.value,
                     "attempt_count": outcome.attempt_count,
-                    "retry_in": None if outcome.retry_in_seconds is None else f"+{outcome.retry_in_seconds:.3f} seconds",
+                    "retry_in": None
+                    if outcome.retry_in_seconds is None
+                    else f"+{outcome.retry_in_seconds:.3f} seconds",
                 }
                 for outcome in outcomes
             ],
@@ -212,9 +145,7 @@ def _escaped(value: str | None) -> str:
     return value.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _list_due_sqlite(
-    uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]
-) -> list[DueDelivery]:
+def _list_due_sqlite(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) -> list[DueDelivery]:
     connection = uow.session.connection()
     held_json = orjson.dumps(list(held)).decode()
     due = []

@@ -85,9 +85,7 @@ class Attempt(Base):
     __table_args__ = (
         Index("ix_attempts_endpoint_id_id", "endpoint_id", "id"),
         Index("ix_attempts_delivery_id", "delivery_id"),
-        Index(
-            "ix_attempts_failed", "endpoint_id", "id", sqlite_where=_FAILED, postgresql_where=_FAILED
-        ),
+        Index("ix_attempts_failed", "endpoint_id", "id", sqlite_where=_FAILED, postgresql_where=_FAILED),
     )
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)

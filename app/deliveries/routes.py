@@ -82,9 +82,7 @@ def delete_endpoint(_body: dict[str, Any], endpoint_id: str) -> None:
 @deliveries.response(200, EndpointObject)
 def pause_endpoint(_body: dict[str, Any], endpoint_id: str) -> Any:
     """Pause an endpoint; its deliveries wait."""
-    return service.pause_endpoint(
-        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id
-    )
+    return service.pause_endpoint(context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id)
 
 
 @deliveries.api("/endpoints/<endpoint_id>/resume", "POST", scope="endpoints:write")

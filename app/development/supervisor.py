@@ -12,7 +12,7 @@ from pathlib import Path
 
 from app.development import guard, logs
 from app.processes import ROOT, Command
-from config.settings import process_environment
+from config.settings import make_private_dir, process_environment
 
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 8.0
@@ -59,7 +59,7 @@ class Supervisor:
         self._say = say
         self._children: dict[str, _Child] = {}
         self._hurry = False
-        log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_dir(log_dir)
         self._guard = subprocess.Popen(
             [sys.executable, "-m", "app.development.guard"],
             cwd=ROOT,

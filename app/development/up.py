@@ -22,7 +22,7 @@ from app.development.places import Places
 from app.development.supervisor import Supervisor
 from app.development.terminal import Terminal
 from app.processes import CannotStart
-from config.settings import load_settings
+from config.settings import load_settings, make_private_dir
 
 _READY_WITHIN_SECONDS = 60
 _BROKER_WITHIN_SECONDS = 5
@@ -170,7 +170,7 @@ class Run:
 
 @contextlib.contextmanager
 def _only_one(data_dir: Path) -> Iterator[None]:
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_dir(data_dir)
     with (data_dir / "up.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -195,9 +195,9 @@ _UNTIL_SQLITE = f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '+{LEASE_SECONDS} second
 _LEASE_POSTGRESQL = text(
     _LEASE.format(until=_UNTIL_POSTGRESQL, due=_DUE.format(now="now()"), lock="FOR UPDATE SKIP LOCKED")
 ).columns(rate_limited_until=UtcDateTime())
-_LEASE_SQLITE = text(
-    _LEASE.format(until=_UNTIL_SQLITE, due=_DUE.format(now=SQLITE_NOW), lock="")
-).columns(rate_limited_until=UtcDateTime())
+_LEASE_SQLITE = text(_LEASE.format(until=_UNTIL_SQLITE, due=_DUE.format(now=SQLITE_NOW), lock="")).columns(
+    rate_limited_until=UtcDateTime()
+)
 
 _ANY_DUE = "SELECT 1 FROM endpoint_queues WHERE {due} LIMIT 1"
 _ANY_DUE_POSTGRESQL = text(_ANY_DUE.format(due=_DUE.format(now="now()")))

@@ -62,6 +62,4 @@ def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
 @endpoints.response(200, SigningSecrets)
 def get_endpoint_secret(endpoint_id: str) -> Any:
     """Get the signing secret; needs the scope to write, for whoever has it can sign."""
-    return service.reveal_secret(
-        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id
-    )
+    return service.reveal_secret(context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id)

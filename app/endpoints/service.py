@@ -91,7 +91,9 @@ def create(
         filter=_checked_filter(filter),
         format=format,
         headers=_seal_headers(uow, workspace_id, endpoint_id, _checked_headers(headers or {})),
-        signing_secret=uow.resources.secret_box.encrypt(secret, *_place("signing_secret", endpoint_id, workspace_id)),
+        signing_secret=uow.resources.secret_box.encrypt(
+            secret, *_place("signing_secret", endpoint_id, workspace_id)
+        ),
         policy=read_policy(policy or {}).stored(),
         created_at=moment,
         updated_at=moment,
@@ -124,9 +126,7 @@ def list_endpoints(
     return Page(_views(uow, rows.items), rows.next_cursor)
 
 
-def update(
-    uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dict[str, Any]
-) -> EndpointView:
+def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dict[str, Any]) -> EndpointView:
     """Change the given fields. `policy` and `headers` are merged; a header set to None is removed."""
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
     if "url" in changes:
@@ -157,7 +157,9 @@ def update(
     return _views(uow, [row])[0]
 
 
-def set_status(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, status: EndpointStatus) -> EndpointView:
+def set_status(
+    uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, status: EndpointStatus
+) -> EndpointView:
     """Change the state; what waits is the caller's to wake."""
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
     if row.status != status.value:
@@ -256,7 +258,9 @@ def _checked_events(uow: UnitOfWork, workspace_id: str, names: Sequence[str]) ->
     errors = []
     for index, name in enumerate(names):
         if is_pattern(name) and name != EVERYTHING and not events.TYPE_NAME.fullmatch(name[:-1] + "x"):
-            errors.append(FieldError(f"/events/{index}", "invalid", f"{name!r} is no group such as `message.*`."))
+            errors.append(
+                FieldError(f"/events/{index}", "invalid", f"{name!r} is no group such as `message.*`.")
+            )
     plain = [name for name in names if not is_pattern(name)]
     unknown = events.unknown_types(uow, workspace_id=workspace_id, names=plain)
     errors += [
@@ -304,9 +308,7 @@ def _place(column: str, endpoint_id: str, workspace_id: str) -> tuple[str, str, 
     return ("endpoints", column, endpoint_id, workspace_id)
 
 
-def _seal_headers(
-    uow: UnitOfWork, workspace_id: str, endpoint_id: str, headers: dict[str, str]
-) -> str:
+def _seal_headers(uow: UnitOfWork, workspace_id: str, endpoint_id: str, headers: dict[str, str]) -> str:
     place = _place("headers", endpoint_id, workspace_id)
     return uow.resources.secret_box.encrypt(orjson.dumps(headers).decode(), *place)
 

@@ -24,9 +24,7 @@ def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
     dialect = sqlite if uow.is_sqlite else postgresql
     statement = (
         dialect.insert(Event)
-        .on_conflict_do_nothing(
-            index_elements=["workspace_id", "external_id"], index_where=_HAS_EXTERNAL_ID
-        )
+        .on_conflict_do_nothing(index_elements=["workspace_id", "external_id"], index_where=_HAS_EXTERNAL_ID)
         .returning(Event.id)
     )
     return set(uow.session.scalars(statement, rows))
@@ -58,7 +56,10 @@ def list_page(
 ) -> Sequence[Event]:
     """Give up to one more than a page of events, newest first."""
     query = (
-        select(Event).where(Event.workspace_id == workspace_id).order_by(Event.id.desc()).limit(page.limit + 1)
+        select(Event)
+        .where(Event.workspace_id == workspace_id)
+        .order_by(Event.id.desc())
+        .limit(page.limit + 1)
     )
     if page.before:
         query = query.where(Event.id < page.before)
@@ -117,9 +118,7 @@ def claim_not_fanned_out(uow: UnitOfWork, limit: int) -> Sequence[Any]:
 def mark_fanned_out(uow: UnitOfWork, event_ids: list[str]) -> None:
     """Note that these events have their deliveries."""
     if uow.is_sqlite:
-        uow.session.execute(
-            text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids]
-        )
+        uow.session.execute(text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids])
     else:
         uow.session.execute(text(_MARK_POSTGRESQL), {"ids": ",".join(event_ids)})
 

@@ -45,9 +45,7 @@ def publish_event(draft: Draft) -> tuple[Receipt, int]:
 @events.response(202, BatchAnswer)
 def publish_events(body: dict[str, Any]) -> dict[str, Any]:
     """Publish up to 1000 events; each is accepted or refused by itself."""
-    outcomes = service.publish_many(
-        context.uow(), workspace_id=context.workspace_id(), drafts=body["events"]
-    )
+    outcomes = service.publish_many(context.uow(), workspace_id=context.workspace_id(), drafts=body["events"])
     refused = sum(isinstance(outcome, AppError) for outcome in outcomes)
     return {
         "data": [

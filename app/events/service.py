@@ -183,9 +183,7 @@ def get_type(uow: UnitOfWork, *, workspace_id: str, name: str) -> CatalogueEntry
     return _own(rows[0])
 
 
-def list_types(
-    uow: UnitOfWork, *, workspace_id: str, limit: int, cursor: str | None
-) -> Page[CatalogueEntry]:
+def list_types(uow: UnitOfWork, *, workspace_id: str, limit: int, cursor: str | None) -> Page[CatalogueEntry]:
     """Give a page of the catalogue: the built-in types, then the workspace's own by name."""
     entries = [_built_in(name) for name in BUILT_IN]
     entries += [_own(row) for row in repository.list_types(uow.session, workspace_id)]
@@ -283,7 +281,9 @@ def _refusal(draft: Draft, own_types: dict[str, CustomEventType]) -> AppError | 
         schema = own_types[draft.type].schema
         errors = payloads.faults(schema, draft.data, "/data") if schema is not None else []
     else:
-        detail = f"There is no event type {draft.type[:MAX_TYPE_NAME_LENGTH]!r}; GET /v1/event-types lists them."
+        detail = (
+            f"There is no event type {draft.type[:MAX_TYPE_NAME_LENGTH]!r}; GET /v1/event-types lists them."
+        )
         return UnknownEventType(detail, errors=invalid_field("/type", "unknown_event_type", detail).errors)
     if errors:
         return PayloadInvalid(f"{errors[0].pointer}: {errors[0].detail}", errors=errors)

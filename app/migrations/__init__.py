@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, make_url
 
 from app.core.database import Database
-from config.settings import Settings
+from config.settings import Settings, make_private_dir
 
 # Any number that no other program takes on the same database: "botbat" in ASCII.
 _ADVISORY_LOCK = 0x626F74626174
@@ -40,7 +40,7 @@ def is_current(connection: Connection) -> bool:
 def _locked(settings: Settings) -> Iterator[Connection]:
     path = make_url(settings.database_url).database
     if settings.embedded_database and path:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_dir(Path(path).parent)
     database = Database(settings.database_url, pool_size=1)
     try:
         # On SQLite the transaction itself is the lock: it begins with BEGIN IMMEDIATE.

@@ -41,7 +41,9 @@ class ApiBlueprint(Blueprint):
             view.scope = scope  # type: ignore[attr-defined]
             view.max_body_bytes = max_body_bytes  # type: ignore[attr-defined]
             view.shown_once = shown_once  # type: ignore[attr-defined]
-            documented = self.doc(operationId=view.__name__, **({} if scope != PUBLIC else {"security": []}))(view)
+            documented = self.doc(operationId=view.__name__, **({} if scope != PUBLIC else {"security": []}))(
+                view
+            )
             documented._apidoc["rules"] = {"scope": scope, "rule": rule, "method": method}  # noqa: SLF001
             return super(ApiBlueprint, self).route(rule, methods=[method])(documented)
 

@@ -212,5 +212,3 @@ def _without_shown_once(answer: Response) -> str:
     body = orjson.loads(text)
     body.pop(shown_once, None)
     return orjson.dumps(body).decode()
-
-

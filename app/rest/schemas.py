@@ -10,9 +10,7 @@ from marshmallow.validate import Range
 
 from app.core.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
-_RFC3339 = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
-)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _MICROSECOND_DIGITS = 6
 
 
@@ -41,7 +39,9 @@ class Timestamp(fields.Field[datetime]):
         text = value.upper().replace(" ", "T")
         fraction = match.group(1)
         if fraction:
-            text = text.replace(fraction, fraction[: _MICROSECOND_DIGITS + 1].ljust(_MICROSECOND_DIGITS + 1, "0"))
+            text = text.replace(
+                fraction, fraction[: _MICROSECOND_DIGITS + 1].ljust(_MICROSECOND_DIGITS + 1, "0")
+            )
         try:
             return datetime.fromisoformat(text).astimezone(UTC)
         except (ValueError, OverflowError):
@@ -70,9 +70,7 @@ class PageQuery(Schema):
     limit = fields.Integer(
         load_default=DEFAULT_LIMIT, validate=Range(1, MAX_LIMIT), metadata={"description": "Rows per page."}
     )
-    cursor = fields.String(
-        load_default=None, metadata={"description": "`next_cursor` of the answer before."}
-    )
+    cursor = fields.String(load_default=None, metadata={"description": "`next_cursor` of the answer before."})
 
 
 class CommaSeparated(fields.Field[list[str]]):

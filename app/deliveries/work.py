@@ -1,0 +1,75 @@
+"""What passes between the engine's steps. Not frozen: made by the ten thousand a second, and freezing triples that cost."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.deliveries.models import DeliveryStatus
+
+
+@dataclass(slots=True)
+class NewDelivery:
+    """A row for fan-out."""
+
+    id: str
+    workspace_id: str
+    event_id: str
+    event_type: str
+    endpoint_id: str
+
+
+@dataclass(slots=True)
+class NewAttempt:
+    """A row for the delivery log; the order of fields is that of the columns."""
+
+    id: str
+    workspace_id: str
+    delivery_id: str
+    event_id: str
+    event_type: str
+    endpoint_id: str
+    number: int
+    trigger: str
+    status: str
+    status_code: int | None
+    duration_ms: int
+    error_code: str | None
+    error_detail: str | None
+    started_at: datetime
+    url: str
+    request_headers: str
+    response_headers: str
+    response_body: bytes
+    response_truncated: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an attempt means for its delivery: `retry_in_seconds` is None when there is none."""
+
+    delivery_id: str
+    status: DeliveryStatus
+    attempt_count: int
+    retry_in_seconds: float | None
+
+
+@dataclass(slots=True)
+class DueDelivery:
+    """A delivery to attempt now."""
+
+    id: str
+    endpoint_id: str
+    workspace_id: str
+    event_id: str
+    event_type: str
+    attempt_count: int
+    trigger: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Quota:
+    """How many due deliveries a pump has room for."""
+
+    endpoint_id: str
+    first_attempts: int
+    retries: int
