@@ -14,6 +14,7 @@ import redis
 from sqlalchemy import text
 
 from app.core.egress_policy import EgressPolicy
+from app.core.errors import AppError
 from app.core.signing import generate_secret, sign, signing_key
 from app.core.unit_of_work import Resources
 from app.endpoints import service as endpoints
@@ -85,9 +86,7 @@ def _drain(prepared: Stage, count: int, deliveries: int) -> Result:
     for start in range(0, count, 1000):
         # Committed without ringing: the worker is not there yet.
         with prepared.resources.transaction() as uow:
-            drafts: list[Draft | events.AppError] = [Draft("message.received", data)] * min(
-                1000, count - start
-            )
+            drafts: list[Draft | AppError] = [Draft("message.received", data)] * min(1000, count - start)
             events.publish_many(uow, workspace_id=prepared.workspace_id, drafts=drafts)
     with worker():
         _wait_until_ready(prepared)

@@ -441,7 +441,7 @@ def speaks_no_tls() -> Receiver:
 def speaks_old_tls() -> FriendlyReceiver:
     """Speak TLS 1.1 at most."""
     context = _context(authority().issue_cert(*NAMES))
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # old is the point
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # the point
         context.minimum_version = ssl.TLSVersion.TLSv1_1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")

@@ -1,8 +1,8 @@
 """The pump: leases queues, claims their due deliveries ahead, keeps the sender full, records what finished.
 
 Three threads, one stream: the claimer and the recorder wait on the database while the caller's thread drives the
-sender; none waits for a whole batch. A pump keeps no state that the rows do not have: killed at any point, its leases run
-out and another pump sends again what was not recorded.
+sender; none waits for a whole batch. A pump keeps no state that the rows do not have: killed at any point, its leases
+run out and another pump sends again what was not recorded.
 """
 
 import os
@@ -374,14 +374,15 @@ class Pump:
                         if outcome.retry_in_seconds is not None
                     }:
                         uow.ring(TaskName.DELIVERIES_PUMP, countdown=countdown)
-                return
             except LeaseLost as error:
                 log.warning("deliveries.lease_lost", queues=len(error.endpoint_ids))
                 batch = [item for item in batch if item[0].endpoint_id not in error.endpoint_ids]
             except SQLAlchemyError as error:
                 if time.monotonic() > deadline:
                     # The leases are gone, and with them the right to record: others send these again.
-                    log.error("deliveries.record_failed", attempts=len(batch), error=type(error).__name__)
+                    log.exception("deliveries.record_failed", attempts=len(batch))
                     return
                 log.warning("deliveries.record_retried", attempts=len(batch), error=type(error).__name__)
                 time.sleep(_DATABASE_RETRY_SECONDS)
+            else:
+                return

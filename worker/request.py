@@ -7,10 +7,10 @@ import orjson
 
 from app.core.ids import new_id
 from app.core.signing import sign
-from app.deliveries.work import DueDelivery, NewAttempt
-from app.deliveries.work import Outcome as DeliveryOutcome
 from app.deliveries.models import ATTEMPT_PREFIX, AttemptStatus, DeliveryStatus
 from app.deliveries.retries import delay_after, read_retry_after
+from app.deliveries.work import DueDelivery, NewAttempt
+from app.deliveries.work import Outcome as DeliveryOutcome
 from app.endpoints.headers import MASK
 from app.endpoints.service import Target
 from worker.local_queue import LocalQueue

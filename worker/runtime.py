@@ -1,4 +1,4 @@
-"""What a worker process keeps between tasks: its resources, its sender; made after the fork, since neither survives one."""
+"""What a worker process keeps between tasks; made after the fork, since neither pools nor libcurl survive one."""
 
 from functools import cache
 from pathlib import Path

@@ -59,8 +59,7 @@ def list_page(
 
 def database_time(session: Session) -> datetime:
     """Give the time by the database's clock."""
-    moment = session.scalar(select(utc_now()))
-    assert moment is not None
+    moment: datetime = session.execute(select(utc_now())).scalar_one()
     return moment
 
 

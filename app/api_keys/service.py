@@ -97,7 +97,7 @@ class Credential:
 
 
 def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
-    """Give the credential of a presented key; raises the 401 and 403 errors above. Never cached: revoking is immediate."""
+    """Give the credential of a presented key; raises the errors above. Never cached: revoking is immediate."""
     if not tokens.is_well_formed(key):
         raise InvalidApiKey
     row = repository.find_credential(uow.session, uow.resources.key_hash.candidates(key))

@@ -107,7 +107,7 @@ _DETAILS = {
 }
 
 
-class UrlRefused(ValueError):  # noqa: N818 - named for what happened
+class UrlRefused(ValueError):
     """A URL that may not be called. `code` is stable; `detail` tells the customer what to do."""
 
     def __init__(self, code: str) -> None:

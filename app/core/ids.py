@@ -4,10 +4,10 @@ https://github.com/jetify-com/typeid/tree/main/spec
 """
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 from typeid import TypeID
 from typeid.errors import TypeIDException
+from uuid_utils import UUID
 
 _MILLISECONDS_SHIFT = 80
 _UUID7_MAX_MILLISECONDS = 2**48 - 1

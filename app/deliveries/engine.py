@@ -12,8 +12,8 @@ from app.core import conditions, json_body
 from app.core.ids import new_id
 from app.core.unit_of_work import UnitOfWork
 from app.deliveries import engine_repository as repository
-from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
 from app.deliveries.models import DELIVERY_PREFIX, AttemptStatus
+from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
 from app.endpoints import queues
 from app.endpoints import service as endpoints
 from app.endpoints.queues import LeasedQueue

@@ -1,4 +1,4 @@
-"""The rules of deliveries as people see them: lists, the log, and what deleting or pausing an endpoint means for them."""
+"""The rules of deliveries as people see them: lists, the log, and what deleting or pausing an endpoint means."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

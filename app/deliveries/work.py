@@ -1,4 +1,4 @@
-"""What passes between the engine's steps. Not frozen: made by the ten thousand a second, and freezing triples that cost."""
+"""What passes between the engine's steps. Not frozen: freezing triples the cost of what is made by the thousand."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -13,8 +13,20 @@ MASK = "***"
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]{1,64}", re.ASCII)
 _VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", re.ASCII)
 _FORBIDDEN = frozenset(
-    "host transfer-encoding connection keep-alive te trailer upgrade expect cookie user-agent forwarded x-real-ip"
-    " accept-encoding via".split()
+    {
+        *(
+            "host",
+            "connection",
+            "keep-alive",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "expect",
+            "via",
+        ),
+        *("cookie", "user-agent", "accept-encoding", "forwarded", "x-real-ip"),
+    }
 )
 _FORBIDDEN_PREFIXES = (
     "content-",

@@ -25,7 +25,7 @@ class LeasedQueue:
     rate_limited_until: datetime | None
 
 
-class LeaseLost(Exception):  # noqa: N818 - what happened, not a fault of ours
+class LeaseLost(Exception):
     """These queues were taken over: nothing of theirs may be recorded."""
 
     def __init__(self, endpoint_ids: set[str]) -> None:

@@ -1,6 +1,6 @@
 """Payloads against the schema of their type: JSON Schema 2020-12, offline, so that no `$ref` makes a request."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jsonschema_rs
@@ -32,7 +32,7 @@ def built_in_faults(name: str, payload: Any, pointer: str) -> list[FieldError]:
     return _faults(_built_in(name), payload, pointer)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _built_in(name: str) -> jsonschema_rs.Validator:
     return _compile(orjson.dumps(BUILT_IN[name].schema))
 

@@ -17,7 +17,7 @@ _HAS_EXTERNAL_ID = text("external_id IS NOT NULL")
 
 
 def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
-    """Insert events; gives the ids of those that are new. The others have an `external_id` that was published before."""
+    """Insert events; gives the ids of those that are new, the others having an `external_id` of an earlier one."""
     if len(rows) == 1 and rows[0]["external_id"] is None:
         uow.session.execute(insert(Event), rows[0])
         return {rows[0]["id"]}

@@ -50,7 +50,9 @@ class EachEvent(fields.Field[Any]):
         try:
             draft: Draft = _PUBLISH.load(value)
         except ValidationError as error:
-            errors = list(field_errors(error.normalized_messages()))
+            errors = list(
+                field_errors(error.normalized_messages())  # type: ignore[no-untyped-call]
+            )
             return Invalid("; ".join(f"{item.pointer}: {item.detail}" for item in errors[:3]), errors=errors)
         return draft
 
@@ -102,7 +104,7 @@ class Payload(fields.Field[Any]):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(metadata={"type": "object"}, **kwargs)
 
-    def _serialize(self, value: bytes, attr: str | None, obj: Any, **kwargs: Any) -> Any:
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         del attr, obj, kwargs
         return data_of(value)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flask_smorest import Blueprint
+from marshmallow import Schema
 
 from app.rest.parser import Parser
 
@@ -21,6 +22,23 @@ class ApiBlueprint(Blueprint):
     def __init__(self, name: str, url_prefix: str, description: str) -> None:
         super().__init__(name, name, url_prefix=url_prefix, description=description)
         self._prepare_doc_cbks.append(_document)
+
+    def arguments(self, schema: type[Schema], **kwargs: Any) -> Callable[[_View], _View]:
+        """Read the body or the query by a schema; the view gets it as its first argument."""
+        decorator: Callable[[_View], _View] = super().arguments(schema, **kwargs)
+        return decorator
+
+    def response(
+        self, status_code: int, schema: type[Schema] | None = None, **kwargs: Any
+    ) -> Callable[[_View], _View]:
+        """Write the answer by a schema."""
+        decorator: Callable[[_View], _View] = super().response(status_code, schema, **kwargs)
+        return decorator
+
+    def alt_response(self, status_code: int, **kwargs: Any) -> Callable[[_View], _View]:
+        """Document another answer."""
+        decorator: Callable[[_View], _View] = super().alt_response(status_code, **kwargs)
+        return decorator
 
     def api(
         self,
@@ -45,7 +63,8 @@ class ApiBlueprint(Blueprint):
                 view
             )
             documented._apidoc["rules"] = {"scope": scope, "rule": rule, "method": method}  # noqa: SLF001
-            return super(ApiBlueprint, self).route(rule, methods=[method])(documented)
+            registered: _View = super(ApiBlueprint, self).route(rule, methods=[method])(documented)
+            return registered
 
         return register
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from flask.json.provider import JSONProvider
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -66,12 +66,8 @@ class OrjsonProvider(JSONProvider):
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         """Make an answer."""
-        return cast(
-            Response,
-            self._app.response_class(
-                json_body.dumps(self._prepare_response_obj(args, kwargs)), mimetype="application/json"
-            ),
-        )
+        body = json_body.dumps(self._prepare_response_obj(args, kwargs))
+        return Response(body, mimetype="application/json")
 
 
 class Application(Flask):
@@ -204,7 +200,7 @@ def _fingerprint() -> bytes:
 
 
 def _without_shown_once(answer: Response) -> str:
-    view: Any = cast(Any, context.current_app).view_functions[request.endpoint]
+    view: Any = current_app.view_functions[request.endpoint or ""]
     text = answer.get_data(as_text=True)
     shown_once = getattr(view, "shown_once", None)
     if shown_once is None:

@@ -51,7 +51,7 @@ class Parser(FlaskParser):
     ) -> NoReturn:
         """Raise `Invalid` with one entry per fault."""
         del req, schema, error_status_code, error_headers
-        messages = error.normalized_messages()
+        messages = error.normalized_messages()  # type: ignore[no-untyped-call]
         errors = [item for location in messages.values() for item in field_errors(location)]
         raise Invalid(_summary(errors), errors=errors) from None
 
