@@ -2,9 +2,9 @@
 
 import functools
 import json
+import logging
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
 
 _PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _OUR_SETTINGS = re.compile(r"BOTBAT_|FLOWER_|WEB_|(DATABASE|BROKER)_URL|PORT$")
-_LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-_CHECKS = {
-    "format": ["-m", "ruff", "format", "--check", ".", "botbat"],
-    "lint": ["-m", "ruff", "check", ".", "botbat"],
-    "types": ["-m", "mypy"],
-    "types of botbat": ["-m", "mypy", "botbat"],
-    "imports": ["-c", _LINT_IMPORTS],
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -159,41 +151,25 @@ def up() -> None:
     run(as_json=click.get_current_context().params["as_json"])
 
 
-@_command(cli, "web", context_settings=_PASS_ON)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def web(arguments: tuple[str, ...]) -> None:
-    """Run the web server; ARGUMENTS go to gunicorn."""
-    from app import processes
+def _add_process(name: str, text: str) -> None:
+    @_command(cli, name, help=text, context_settings=_PASS_ON)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def become(arguments: tuple[str, ...]) -> None:
+        from app import processes
+        from config.settings import load_settings
 
-    _become(processes.web(arguments))
-
-
-@_command(cli, "worker", context_settings=_PASS_ON)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def worker(arguments: tuple[str, ...]) -> None:
-    """Run a worker; ARGUMENTS go to Celery."""
-    from app import processes
-
-    _become(processes.worker(arguments))
+        settings = (
+            load_settings()
+        )  # also so that what is wrong with them is said here, and not in a traceback
+        if name == "flower":
+            _become(processes.flower(settings, arguments))
+        _become(getattr(processes, name)(arguments))
 
 
-@_command(cli, "beat", context_settings=_PASS_ON)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def beat(arguments: tuple[str, ...]) -> None:
-    """Run the clock of periodic tasks; ARGUMENTS go to Celery."""
-    from app import processes
-
-    _become(processes.beat(arguments))
-
-
-@_command(cli, "flower", context_settings=_PASS_ON)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def flower(arguments: tuple[str, ...]) -> None:
-    """Run Flower; ARGUMENTS go to it."""
-    from app import processes
-    from config.settings import load_settings
-
-    _become(processes.flower(load_settings(), arguments))
+_add_process("web", "Run the web server; ARGUMENTS go to gunicorn.")
+_add_process("worker", "Run a worker; ARGUMENTS go to Celery.")
+_add_process("beat", "Run the clock of periodic tasks; ARGUMENTS go to Celery.")
+_add_process("flower", "Run Flower, the view of workers and queues; ARGUMENTS go to it.")
 
 
 @_command(cli, "bench", context_settings=_PASS_ON)
@@ -227,16 +203,12 @@ def test(arguments: tuple[str, ...]) -> None:
 @_command(cli, "check")
 def check() -> dict[str, Any]:
     """Check format, lint, types and import contracts."""
-    from app.processes import ROOT
+    from app.development import checks
 
-    passed: dict[str, Any] = {}
-    for name, command in _CHECKS.items():
-        print(f"--- {name}", file=sys.stderr, flush=True)
-        finished = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr, check=False)  # noqa: S603
-        passed[name] = "passed" if finished.returncode == 0 else "FAILED"
-    if "FAILED" in passed.values():
+    passed = checks.run()
+    if not all(passed.values()):
         click.get_current_context().call_on_close(functools.partial(sys.exit, 1))
-    return passed
+    return {name: "passed" if fine else "FAILED" for name, fine in passed.items()}
 
 
 @_command(cli, "lock")
@@ -254,10 +226,18 @@ def _become(command: "Command") -> NoReturn:
 
 @contextmanager
 def _transaction() -> "Iterator[UnitOfWork]":
+    import structlog
+
     from app import migrations
     from app.core.unit_of_work import open_resources
     from config.settings import load_settings
 
+    # Standard output is for answers. Below errors there is nothing to tell: a broker that is down matters not
+    # here, since the sweep finds what no doorbell announced.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     settings = load_settings()
     resources = open_resources(settings)
     try:

@@ -28,30 +28,35 @@ def told(*, as_json: bool) -> Iterator[None]:
 
 
 def _described(error: Exception) -> dict[str, Any] | None:
-    if isinstance(error, click.ClickException):
-        return {"code": "usage", "detail": error.format_message()}
     # Imported here, so that a command that goes well does not pay for them.
-    from alembic.util.exc import CommandError  # noqa: PLC0415
-    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
-
     from app.core.errors import AppError  # noqa: PLC0415
     from app.core.problems import problem  # noqa: PLC0415
     from app.processes import CannotStart  # noqa: PLC0415
-    from config.logging import redact  # noqa: PLC0415
     from config.settings import SettingsError  # noqa: PLC0415
 
+    code, detail = None, str(error)
     if isinstance(error, AppError):
         return problem(error)
     if isinstance(error, SettingsError):
-        return {"code": "invalid_configuration", "detail": str(error), "errors": error.errors}
-    code, detail = None, str(error)
-    if isinstance(error, CannotStart):
+        return {"code": "invalid_configuration", "detail": detail, "errors": error.errors}
+    if isinstance(error, click.ClickException):
+        code, detail = "usage", error.format_message()
+    elif isinstance(error, CannotStart):
         code = "cannot_start"
-    elif isinstance(error, CommandError):
-        code = "migration_failed"
-    elif isinstance(error, SQLAlchemyError):
-        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        code, detail = "database_failed", f"The database refused: {redact(reason)}"
     elif isinstance(error, OSError):
         code, detail = "os_error", f"{error.filename or 'system'}: {error.strerror or error}"
-    return {"code": code, "detail": detail} if code else None
+    return {"code": code, "detail": detail} if code else _described_by_database(error)
+
+
+def _described_by_database(error: Exception) -> dict[str, Any] | None:
+    from alembic.util.exc import CommandError  # noqa: PLC0415
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from config.logging import redact  # noqa: PLC0415
+
+    if isinstance(error, CommandError):
+        return {"code": "migration_failed", "detail": str(error)}
+    if isinstance(error, SQLAlchemyError):
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        return {"code": "database_failed", "detail": f"The database refused: {redact(reason)}"}
+    return None

@@ -14,7 +14,7 @@ _CELERY = "worker.main:celery"
 _PASSWORD_BYTES = 12
 
 
-class CannotStart(Exception):  # noqa: N818 - said to a person, as a sentence
+class CannotStart(Exception):
     """A process cannot be started; the text says why and what to do."""
 
 

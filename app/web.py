@@ -3,6 +3,7 @@
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api_keys.routes import api_keys, authenticate, note_use
+from app.core.doorbell import BackgroundDoorbell, CeleryDoorbell
 from app.core.unit_of_work import Resources, open_resources
 from app.deliveries.routes import deliveries
 from app.endpoints.routes import endpoints
@@ -17,7 +18,9 @@ VERSION = "1.0.0"
 
 def create_app(resources: Resources | None = None) -> edge.Application:
     """Make the application; without `resources` it opens those that the environment configures."""
-    resources = resources or open_resources(load_settings())
+    if resources is None:
+        settings = load_settings()
+        resources = open_resources(settings, doorbell=BackgroundDoorbell(CeleryDoorbell(settings)))
     app = edge.Application("app", static_folder="static", static_url_path="/static")
     app.extensions[context.EXTENSION] = resources
     app.url_map.strict_slashes = False

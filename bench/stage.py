@@ -78,6 +78,9 @@ class _Silent:
     def answer(self, task: TaskName) -> None:
         """Do nothing."""
 
+    def ping(self) -> None:
+        """Do nothing."""
+
 
 @contextlib.contextmanager
 def stage() -> Iterator[Stage]:

@@ -15,5 +15,18 @@ timeout = 60
 graceful_timeout = 8
 max_requests = 0
 control_socket_disable = True
-logger_class = "gunicorn.glogging.Logger"
-logconfig_dict = {"version": 1, "disable_existing_loggers": False}
+# Everything goes to the root's JSON handler. No access log: the edge writes one line per request, without secrets.
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "root": {"handlers": []},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "handlers": [], "propagate": True},
+        "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+    },
+}
+
+
+def on_starting(_server: object) -> None:
+    """Take logging over again, which gunicorn has configured meanwhile."""
+    configure_logging(_settings.log_level)

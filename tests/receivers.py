@@ -448,6 +448,16 @@ def speaks_old_tls() -> FriendlyReceiver:
     return FriendlyReceiver(Answer(), context=context)
 
 
+def closes_after_answer() -> Receiver:
+    """Answer one request per connection, then close without having said so in the headers."""
+
+    def behave(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(Answer().as_bytes())
+
+    return Receiver(behave, context=good_context())
+
+
 def dies_on_second_request() -> Receiver:
     """Answer the first request of each connection; close at the second, having read it."""
 

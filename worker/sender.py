@@ -116,6 +116,7 @@ class Sender:
 
         self._poll: _Poll = select.epoll() if hasattr(select, "epoll") else _PortablePoll()
         self._wanted: set[int] = set()  # descriptors that libcurl waits for
+        self._dead: set[tuple[str, int]] = set()  # local addresses of kept-alive connections that ended
         self._timer_at = math.inf
         self._wake_lock = threading.Lock()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -187,28 +188,19 @@ class Sender:
         act = self._multi.socket_action
         wanted = self._wanted
         deadline = time.monotonic() + timeout
-        woken = False
         while True:
             now = time.monotonic()
-            if self._timer_at <= now:
-                # libcurl runs new transfers here, often right to the end of their answers.
-                _, running = act(pycurl.SOCKET_TIMEOUT, 0)
-                if running != self._active:
-                    self._collect()
-
             wait = 0.0 if self._finished or self._trouble else min(deadline, self._timer_at) - now
+            events = self._poll.poll(max(wait, 0.0))
+            woken = self._set_aside(events)
             running = self._active
-            for descriptor, events in self._poll.poll(max(wait, 0.0)):
+            for descriptor, event in events:
                 if descriptor in wanted:
-                    # POLLIN, POLLOUT and POLLERR or POLLHUP, in the bits of CURL_CSELECT_*
-                    _, running = act(
-                        descriptor, events & 1 | (events & 4) >> 1 | (4 if events & 0b11000 else 0)
-                    )
-                elif descriptor == self._wake_reader:
-                    os.read(descriptor, 65536)  # all that a pipe holds
-                    woken = True
-                else:
-                    self._forget(descriptor)
+                    # POLLIN, POLLOUT, and POLLERR or POLLHUP, in the bits of CURL_CSELECT_*
+                    _, running = act(descriptor, event & 1 | (event & 4) >> 1 | (4 if event & 0b11000 else 0))
+            if self._timer_at <= time.monotonic():
+                # libcurl begins new transfers here, and often gets them right to the end of their answers.
+                _, running = act(pycurl.SOCKET_TIMEOUT, 0)
             if running != self._active:
                 self._collect()
 
@@ -284,6 +276,7 @@ class Sender:
             may_connect=self._may_connect,
             read_headers=self._read_headers,
             keep_trouble=self._keep_trouble,
+            dead=self._dead,
         )
         self._transfers.append(transfer)
         self._free.append(transfer)
@@ -300,6 +293,10 @@ class Sender:
                 self._release(easy.transfer)
             for easy, code, message in failed:
                 remove(easy)
+                if easy.transfer.met_dead_connection:
+                    easy.transfer.met_dead_connection = False
+                    self._multi.add_handle(easy)
+                    continue
                 self._finished.append(easy.transfer.failed(now, code, message))
                 self._release(easy.transfer)
 
@@ -313,10 +310,10 @@ class Sender:
     def _on_socket(self, what: int, descriptor: int, _multi: object, _assigned: object) -> None:
         """Follow libcurl's interest in a socket.
 
-        Between two transfers libcurl loses interest in a kept-alive connection. It stays registered, which
-        saves a system call in most transfers: closing a descriptor unregisters it, and if something comes on
-        an idle one (the receiver's close), run() forgets it. Returns nothing and raises nothing, because
-        anything else makes libcurl give up all transfers for good.
+        Between two transfers libcurl loses interest in a kept-alive connection. It stays registered: that saves
+        a system call in most transfers, and tells when the receiver closes it. Closing a descriptor unregisters
+        it. Returns nothing and raises nothing, because anything else makes libcurl give up all transfers for
+        good.
         """
         try:
             if what == pycurl.POLL_REMOVE:
@@ -337,9 +334,39 @@ class Sender:
             self._timer_at = 0.0
             self._keep_trouble(error)
 
-    def _forget(self, descriptor: int) -> None:
-        with contextlib.suppress(OSError, KeyError):  # closed meanwhile
+    def _set_aside(self, events: list[tuple[int, int]]) -> bool:
+        """Take care of descriptors that libcurl does not wait for, and tell whether wake() was called.
+
+        This comes before the others: any call may let libcurl begin on a kept-alive connection, and it should
+        be known by then which are dead.
+        """
+        woken = False
+        for descriptor, event in events:
+            if descriptor == self._wake_reader:
+                os.read(descriptor, 65536)  # all that a pipe holds
+                woken = True
+            elif descriptor not in self._wanted:
+                self._set_idle_aside(descriptor, event)
+        return woken
+
+    def _set_idle_aside(self, descriptor: int, event: int) -> None:
+        """Unregister an idle connection, and note if it is dead.
+
+        What comes on one is its end, or what no client has to expect. libcurl itself looks only once a second.
+        That it can be written to means nothing: the last transfer may have waited for that.
+        """
+        with contextlib.suppress(OSError, KeyError):  # closed meanwhile, or no socket
             self._poll.unregister(descriptor)
+            if event == select.POLLOUT:
+                return
+            idle = socket.socket(fileno=descriptor)
+            try:
+                name = idle.getsockname()
+            finally:
+                idle.detach()
+            if len(self._dead) >= _MAX_REMEMBERED:  # libcurl closed most of them by itself
+                self._dead.clear()
+            self._dead.add(name[:2])
 
     def _keep_trouble(self, error: BaseException) -> None:
         """Keep a callback's first exception for run() to raise: libcurl has no way to pass it on."""
@@ -376,9 +403,18 @@ class _Transfer:
     """An easy handle with what came of its current request. Used again and again: making one costs 0.1 ms."""
 
     __slots__ = (
-        *("_body", "_body_size", "_head", "_keep_trouble", "_may_connect", "_opened", "_read_headers"),
+        *(
+            "_body",
+            "_body_size",
+            "_dead",
+            "_head",
+            "_keep_trouble",
+            "_may_connect",
+            "_opened",
+            "_read_headers",
+        ),
         *("_refused", "_sent", "_started", "_started_at", "_too_large", "_unjudged"),
-        *("easy", "method", "outgoing", "timeout_ms", "url"),
+        *("easy", "met_dead_connection", "method", "outgoing", "timeout_ms", "url"),
     )
 
     def __init__(
@@ -389,14 +425,17 @@ class _Transfer:
         may_connect: Callable[[int, tuple[Any, ...], str], bool],
         read_headers: Callable[[bytearray], tuple[list[tuple[str, str]], bool]],
         keep_trouble: Callable[[BaseException], None],
+        dead: set[tuple[str, int]],
     ) -> None:
         self._may_connect = may_connect
         self._read_headers = read_headers
         self._keep_trouble = keep_trouble
+        self._dead = dead
+        self.met_dead_connection = False
         self.outgoing: Outgoing | None = None  # None: free
         self.url = ""
         self.method = "POST"
-        self.timeout_ms = 0
+        self.timeout_ms = -1  # none set yet
         self._head = bytearray()
 
         self.easy = pycurl.Curl()
@@ -587,19 +626,23 @@ class _Transfer:
         self._refused += 1
         return pycurl.SOCKET_BAD
 
-    def _on_ready(self, *_addresses: object) -> int:
-        """Allow one request, no second.
+    def _on_ready(self, _ip: str, local_ip: str, _port: int, local_port: int) -> int:
+        """Allow one request, on a connection that is not known to be dead.
 
-        When a kept-alive connection dies without an answer, libcurl sends a request again, up to five times.
-        The receiver may well have acted on each, and a POST that nobody logged must not be.
+        When a kept-alive connection ends without an answer, libcurl sends the request again, up to five times.
+        The receiver may well have acted on each, and a POST that nobody logged must not be. Where nothing was
+        sent yet, the Sender lets libcurl take another connection.
         """
         try:
-            if not self._sent:
+            if self._dead and (local_ip, local_port) in self._dead:
+                self._dead.discard((local_ip, local_port))
+                self.met_dead_connection = not self._sent
+            elif not self._sent:
                 self._sent = True
                 return 0  # PREREQFUNC_OK
         except BaseException as error:  # noqa: BLE001 - run() raises it
             self._keep_trouble(error)
-        return 1  # PREREQFUNC_ABORT
+        return 1  # PREREQFUNC_ABORT, which closes the connection
 
     def _on_header(self, line: bytes) -> int | None:
         try:

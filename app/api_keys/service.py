@@ -91,6 +91,11 @@ class Credential:
     scopes: frozenset[str]
     note_use_at: datetime | None  # set when this use is due to be noted
 
+    @property
+    def use_is_due(self) -> bool:
+        """Whether this use has to be noted."""
+        return self.note_use_at is not None
+
     def allows(self, scope: str) -> bool:
         """Tell whether the key has a scope."""
         return ALL_SCOPES in self.scopes or scope in self.scopes
@@ -100,7 +105,7 @@ def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
     """Give the credential of a presented key; raises the errors above. Never cached: revoking is immediate."""
     if not tokens.is_well_formed(key):
         raise InvalidApiKey
-    row = repository.find_credential(uow.session, uow.resources.key_hash.candidates(key))
+    row = repository.find_credential(uow.connection, uow.resources.key_hash.candidates(key))
     if row is None:
         raise InvalidApiKey
     if row.revoked_at is not None:

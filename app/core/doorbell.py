@@ -5,6 +5,7 @@ a few messages. A ring that fails is forgotten, since the sweep finds the work; 
 """
 
 import math
+import threading
 import time
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ _FLAG_MILLISECONDS = 2_000
 MAX_COUNTDOWN_SECONDS = 1800
 _PAUSE_AFTER_FAILURE_SECONDS = 1.0
 _SOCKET_SECONDS = 0.5
+# Between two rings of one web process: hundreds of publishes a second share one.
+_BACKGROUND_PAUSE_SECONDS = 0.003
 
 
 class Doorbell(Protocol):
@@ -35,6 +38,9 @@ class Doorbell(Protocol):
 
     def answer(self, task: TaskName) -> None:
         """Note that `task` has started: whatever is committed from now on must ring again."""
+
+    def ping(self) -> None:
+        """Ask the broker whether it is there; raises `redis.RedisError` or `OSError`."""
 
 
 class CeleryDoorbell:
@@ -85,6 +91,46 @@ class CeleryDoorbell:
         self._celery.send_task(
             task.value, queue=queue.value, countdown=countdown or None, retry=False, ignore_result=True
         )
+
+
+class BackgroundDoorbell:
+    """Rings from a thread of its own, so that a request neither waits for the broker nor pays for it.
+
+    Rings that come while one is under way are one. A process that dies before it has rung leaves the work to the sweep.
+    """
+
+    def __init__(self, doorbell: CeleryDoorbell) -> None:
+        self._doorbell = doorbell
+        self._wanted: dict[tuple[TaskName, float], None] = {}
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def ring(self, task: TaskName, *, countdown: float = 0) -> None:
+        """Have it rung at once by the thread."""
+        with self._changed:
+            self._wanted[task, countdown] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="doorbell", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def answer(self, task: TaskName) -> None:
+        """Clear the flag."""
+        self._doorbell.answer(task)
+
+    def ping(self) -> None:
+        """Ask the broker whether it is there; raises `redis.RedisError` or `OSError`."""
+        self._doorbell.ping()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._wanted:
+                    self._changed.wait()
+                wanted, self._wanted = self._wanted, {}
+            for task, countdown in wanted:
+                self._doorbell.ring(task, countdown=countdown)
+            time.sleep(_BACKGROUND_PAUSE_SECONDS)
 
 
 def _flag(task: TaskName) -> str:

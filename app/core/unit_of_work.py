@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from app.core.crypto import KeyedHash, SecretBox
@@ -57,13 +58,34 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
 
 
 class UnitOfWork:
-    """What a service works with: the session, and `ring` for what is to happen after the commit."""
+    """What a service works with: one transaction, and `ring` for what is to happen after its commit."""
 
     def __init__(self, resources: Resources, *, write: bool = True) -> None:
         self.resources = resources
         self.is_sqlite = resources.database.is_sqlite
-        self.session = Session(resources.database.bind(write=write), expire_on_commit=False, autoflush=False)
+        self._bind = resources.database.bind(write=write)
+        self._connection: Connection | None = None
+        self._session: Session | None = None
         self._rings: dict[tuple[TaskName, float], None] = {}
+
+    @property
+    def connection(self) -> Connection:
+        """The transaction for statements; the hot paths use it, since a session costs as much as a query."""
+        if self._connection is None:
+            self._connection = self._bind.connect()
+        return self._connection
+
+    @property
+    def session(self) -> Session:
+        """The same transaction for objects."""
+        if self._session is None:
+            self._session = Session(
+                self.connection,
+                join_transaction_mode="control_fully",
+                expire_on_commit=False,
+                autoflush=False,
+            )
+        return self._session
 
     def ring(self, task: TaskName, *, countdown: float = 0) -> None:
         """Wake a worker for `task` after the commit, `countdown` seconds later; a rollback forgets it."""
@@ -71,12 +93,26 @@ class UnitOfWork:
 
     def commit(self) -> None:
         """Commit, then ring. A broker that is down changes nothing: the sweep finds the work."""
-        self.session.commit()
+        if self._session is not None:
+            self._session.commit()
+        if self._connection is not None:
+            self._connection.commit()
         rings, self._rings = self._rings, {}
         for task, countdown in rings:
             self.resources.doorbell.ring(task, countdown=countdown)
 
+    def rollback(self) -> None:
+        """Undo what is not committed; the transaction can be used again."""
+        self._rings = {}
+        if self._session is not None:
+            self._session.rollback()
+        if self._connection is not None:
+            self._connection.rollback()
+
     def close(self) -> None:
         """Roll back what is not committed and give the connection back."""
         self._rings = {}
-        self.session.close()
+        if self._session is not None:
+            self._session.close()
+        if self._connection is not None:
+            self._connection.close()

@@ -35,12 +35,12 @@ def insert_deliveries(uow: UnitOfWork, rows: Sequence[NewDelivery]) -> None:
             )
             .on_conflict_do_nothing()
         )
-        uow.session.connection().execute(
+        uow.connection.execute(
             statement,
             [dict(zip((f.name for f in fields(NewDelivery)), astuple(row), strict=True)) for row in rows],
         )
         return
-    uow.session.execute(
+    uow.connection.execute(
         _INSERT_DELIVERIES,
         {f.name: _joined(getattr(row, f.name) for row in rows) for f in fields(NewDelivery)},
     )
@@ -50,7 +50,7 @@ def list_due(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) ->
     """Give due deliveries of leased queues, oldest first within each, without those that the pump holds already."""
     if uow.is_sqlite:
         return _list_due_sqlite(uow, quotas, held)
-    rows = uow.session.execute(
+    rows = uow.connection.execute(
         _LIST_DUE,
         {
             "endpoint_ids": _joined(quota.endpoint_id for quota in quotas),
@@ -66,11 +66,9 @@ def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:
     """Append to the delivery log."""
     if uow.is_sqlite:
         names = [f.name for f in fields(NewAttempt)]
-        uow.session.connection().execute(
-            insert(Attempt), [dict(zip(names, astuple(row), strict=True)) for row in rows]
-        )
+        uow.connection.execute(insert(Attempt), [dict(zip(names, astuple(row), strict=True)) for row in rows])
         return
-    driver: Any = uow.session.connection().connection
+    driver: Any = uow.connection.connection
     with driver.cursor() as cursor, cursor.copy(_COPY_ATTEMPTS) as copy:
         copy.write("".join(map(_copy_line, rows)))
 
@@ -78,7 +76,7 @@ def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:
 def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
     """Move deliveries on. One that was canceled meanwhile stays so."""
     if uow.is_sqlite:
-        uow.session.connection().execute(
+        uow.connection.execute(
             _UPDATE_SQLITE,
             [
                 {
@@ -93,7 +91,7 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
             ],
         )
         return
-    uow.session.execute(
+    uow.connection.execute(
         _UPDATE_DELIVERIES,
         {
             "ids": _joined(outcome.delivery_id for outcome in outcomes),
@@ -107,13 +105,13 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
 def next_due(uow: UnitOfWork, endpoint_ids: Sequence[str]) -> dict[str, datetime]:
     """Give per endpoint when its earliest pending delivery is due; those without one are absent."""
     ids: Any = list(endpoint_ids) if uow.is_sqlite else _joined(endpoint_ids)
-    rows = uow.session.execute(_NEXT_DUE_SQLITE if uow.is_sqlite else _NEXT_DUE, {"ids": ids})
+    rows = uow.connection.execute(_NEXT_DUE_SQLITE if uow.is_sqlite else _NEXT_DUE, {"ids": ids})
     return {row.endpoint_id: row.due for row in rows if row.due is not None}
 
 
 def list_bodies(uow: UnitOfWork, event_ids: Collection[str]) -> dict[str, bytes]:
     """Give the bodies of events that are being fanned out."""
-    rows = uow.session.execute(select(Event.id, Event.body).where(Event.id.in_(event_ids)))
+    rows = uow.connection.execute(select(Event.id, Event.body).where(Event.id.in_(event_ids)))
     return {row.id: row.body for row in rows}
 
 
@@ -146,7 +144,7 @@ def _escaped(value: str | None) -> str:
 
 
 def _list_due_sqlite(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) -> list[DueDelivery]:
-    connection = uow.session.connection()
+    connection = uow.connection
     held_json = orjson.dumps(list(held)).decode()
     due = []
     for quota in quotas:

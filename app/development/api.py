@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 _TIMEOUT_SECONDS = 10
 
 
-class ApiRefused(Exception):  # noqa: N818 - named for what happened
+class ApiRefused(Exception):
     """An answer other than 2xx."""
 
     def __init__(self, status: int, detail: str) -> None:

@@ -22,6 +22,7 @@ port {port}
 requirepass {password}
 protected-mode yes
 daemonize no
+set-proc-title no
 save ""
 appendonly no
 maxmemory 256mb

@@ -14,8 +14,7 @@ from typing import Any
 
 import click
 
-from app import migrations
-from app.development import broker, dev_file, first_start, places
+from app.development import broker, dev_file, places
 from app.development.api import Api, ApiRefused
 from app.development.dev_file import DevFile
 from app.development.places import Places
@@ -30,7 +29,7 @@ _TEND_SECONDS = 0.1
 _UNAUTHORIZED = 401
 
 
-class Stopped(Exception):  # noqa: N818 - named for what happened
+class Stopped(Exception):
     """Somebody pressed Ctrl-C."""
 
 
@@ -77,12 +76,13 @@ class Run:
         """Start all programs and wait until the API says that it is ready."""
         if self._settings.embedded_broker:
             self._start_broker()
-        self._terminal.say("database", f"schema {migrations.migrate(self._settings)}")
         self._terminal.say("up", "starting web, worker, receiver, beat and flower ...")
         programs = places.services(self._where)
         for program in programs:
             if program.name not in places.NOT_WAITED_FOR:
                 self._supervisor.start(program)
+        # While they load: nobody gives them work before /readyz says that the schema is the right one.
+        self._migrate()
         deadline = time.monotonic() + _READY_WITHIN_SECONDS
         api = Api(self._where.base_url)
         while api.status("/readyz") != 200:  # noqa: PLR2004 - HTTP
@@ -96,6 +96,8 @@ class Run:
 
     def introduce(self, known: DevFile | None) -> DevFile:
         """Make at the first start what a newcomer needs, later see that it is still there; write dev.json."""
+        from app.development import first_start
+
         where = self._where
         if known and Api(where.base_url, known.api_key).status("/v1/endpoints?limit=1") == _UNAUTHORIZED:
             known = None  # another database
@@ -140,6 +142,11 @@ class Run:
             broker.forget(self._settings.data_dir)
         self._terminal.say("up", f"stopped after {time.monotonic() - started:.1f} s")
 
+    def _migrate(self) -> None:
+        from app import migrations
+
+        self._terminal.say("database", f"schema {migrations.migrate(self._settings)}")
+
     def _start_broker(self) -> None:
         server = broker.configure(self._settings.data_dir)
         self._supervisor.start(places.broker_program(server))
@@ -149,6 +156,8 @@ class Run:
             )
 
     def _deliver_examples(self, api: Api, endpoint_id: str) -> None:
+        from app.development import first_start
+
         events = first_start.publish_examples(api)
         self._terminal.say("up", f"published {len(events)} example events")
         missing = first_start.follow(api, endpoint_id, events, self._tell_attempt, self.pause)

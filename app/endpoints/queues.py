@@ -35,7 +35,7 @@ class LeaseLost(Exception):
 
 def lease_due(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue]:
     """Lease up to `limit` queues of all workspaces that have something due, longest due first."""
-    rows = uow.session.execute(
+    rows = uow.connection.execute(
         _LEASE_SQLITE if uow.is_sqlite else _LEASE_POSTGRESQL,
         {"lease_id": lease_id, "limit": limit},
     )
@@ -45,7 +45,7 @@ def lease_due(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue
 def any_due(uow: UnitOfWork) -> bool:
     """Tell whether a queue of any workspace has something due that no pump serves."""
     query = _ANY_DUE_SQLITE if uow.is_sqlite else _ANY_DUE_POSTGRESQL
-    return uow.session.execute(query).first() is not None
+    return uow.connection.execute(query).first() is not None
 
 
 def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> set[str]:
@@ -53,7 +53,7 @@ def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> s
     if not endpoint_ids:
         return set()
     held = _lock(uow, endpoint_ids, lease_id)
-    uow.session.execute(
+    uow.connection.execute(
         _RENEW_SQLITE if uow.is_sqlite else _RENEW_POSTGRESQL,
         {"ids": held},
     )
@@ -72,7 +72,7 @@ def fence(
     """
     if uow.is_sqlite:
         held = set(_lock(uow, attempted, lease_id))
-        uow.session.connection().execute(
+        uow.connection.execute(
             _FENCE_SQLITE,
             [
                 {"id": endpoint_id, "attempt": attempt, "success": success}
@@ -82,7 +82,7 @@ def fence(
     else:
         values = attempted.values()
         held = set(
-            uow.session.scalars(
+            uow.connection.scalars(
                 _FENCE_POSTGRESQL,
                 {
                     "lease_id": lease_id,
@@ -104,7 +104,7 @@ def hold(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> li
 def release(uow: UnitOfWork, *, due: dict[str, tuple[datetime | None, datetime | None]]) -> None:
     """Give queues back that are locked by `hold`; per endpoint when it is due next, and its rate limit's state."""
     if uow.is_sqlite:
-        uow.session.connection().execute(
+        uow.connection.execute(
             _RELEASE_SQLITE,
             [
                 {"id": endpoint_id, "due": due_at, "limited": limited}
@@ -112,7 +112,7 @@ def release(uow: UnitOfWork, *, due: dict[str, tuple[datetime | None, datetime |
             ],
         )
         return
-    uow.session.execute(
+    uow.connection.execute(
         _RELEASE_POSTGRESQL,
         {
             "ids": ",".join(due),
@@ -130,7 +130,7 @@ def wake(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> None:
     """
     ids = _lock(uow, endpoint_ids, None)
     active = select(Endpoint.id).where(Endpoint.status == EndpointStatus.ACTIVE)
-    uow.session.execute(
+    uow.connection.execute(
         update(EndpointQueue)
         .where(
             EndpointQueue.endpoint_id.in_(ids),
@@ -138,23 +138,19 @@ def wake(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> None:
             EndpointQueue.due_at.is_(None) | (EndpointQueue.due_at > utc_now()),
         )
         .values(due_at=utc_now())
-        .execution_options(synchronize_session=False)
     )
 
 
 def rest(uow: UnitOfWork, *, endpoint_id: str) -> None:
     """Take a queue out of the schedule until it is woken."""
-    uow.session.execute(
-        update(EndpointQueue)
-        .where(EndpointQueue.endpoint_id == endpoint_id)
-        .values(due_at=None)
-        .execution_options(synchronize_session=False)
+    uow.connection.execute(
+        update(EndpointQueue).where(EndpointQueue.endpoint_id == endpoint_id).values(due_at=None)
     )
 
 
 def list_resting_all_workspaces(uow: UnitOfWork) -> Sequence[str]:
     """Give active endpoints whose queue is not scheduled: they should have nothing pending."""
-    return uow.session.scalars(
+    return uow.connection.scalars(
         select(EndpointQueue.endpoint_id)
         .join(Endpoint, Endpoint.id == EndpointQueue.endpoint_id)
         .where(
@@ -174,7 +170,7 @@ def _lock(uow: UnitOfWork, endpoint_ids: Collection[str], lease_id: str | None) 
     )
     if lease_id is not None:
         query = query.where(EndpointQueue.lease_id == lease_id)
-    return list(uow.session.scalars(query))
+    return list(uow.connection.scalars(query))
 
 
 def _times(values: Iterable[datetime | None]) -> str:

@@ -13,21 +13,47 @@ from app.core.pagination import PageRequest
 from app.core.unit_of_work import UnitOfWork
 from app.events.models import ID_PREFIX, CustomEventType, Event
 
-_HAS_EXTERNAL_ID = text("external_id IS NOT NULL")
+_TABLE = Event.__table__
+_INSERT = insert(Event.__table__)  # type: ignore[arg-type]
+
+
+def _insert_once(dialect: Any) -> Any:
+    return (
+        dialect.insert(_TABLE)
+        .on_conflict_do_nothing(
+            index_elements=["workspace_id", "external_id"], index_where=text("external_id IS NOT NULL")
+        )
+        .returning(_TABLE.c.id)
+    )
+
+
+_INSERT_ONCE = {True: _insert_once(sqlite), False: _insert_once(postgresql)}
+_COPY = "COPY events (id, workspace_id, type, occurred_at, created_at, body) FROM STDIN"
 
 
 def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
     """Insert events; gives the ids of those that are new, the others having an `external_id` of an earlier one."""
-    if len(rows) == 1 and rows[0]["external_id"] is None:
-        uow.session.execute(insert(Event), rows[0])
-        return {rows[0]["id"]}
-    dialect = sqlite if uow.is_sqlite else postgresql
-    statement = (
-        dialect.insert(Event)
-        .on_conflict_do_nothing(index_elements=["workspace_id", "external_id"], index_where=_HAS_EXTERNAL_ID)
-        .returning(Event.id)
+    connection = uow.connection
+    own = [row for row in rows if row["external_id"] is not None]
+    plain = [row for row in rows if row["external_id"] is None]
+    new = {row["id"] for row in plain}
+    if len(plain) > 1 and not uow.is_sqlite:
+        # COPY costs a fifth of INSERT, but knows no conflicts.
+        driver: Any = connection.connection
+        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
+            copy.write("".join(map(_copy_line, plain)))
+    elif plain:
+        connection.execute(_INSERT, plain)
+    if own:
+        new |= set(connection.scalars(_INSERT_ONCE[uow.is_sqlite], own))
+    return new
+
+
+def _copy_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['id']}\t{row['workspace_id']}\t{row['type']}\t{row['occurred_at'].isoformat()}"
+        f"\t{row['created_at'].isoformat()}\t\\\\x{row['body'].hex()}\n"
     )
-    return set(uow.session.scalars(statement, rows))
 
 
 def ids_by_external_id(
@@ -112,15 +138,15 @@ def claim_not_fanned_out(uow: UnitOfWork, limit: int) -> Sequence[Any]:
         .order_by(Event.id)
         .limit(limit)
     )
-    return uow.session.execute(query.with_for_update(skip_locked=True)).all()
+    return uow.connection.execute(query.with_for_update(skip_locked=True)).all()
 
 
 def mark_fanned_out(uow: UnitOfWork, event_ids: list[str]) -> None:
     """Note that these events have their deliveries."""
     if uow.is_sqlite:
-        uow.session.execute(text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids])
+        uow.connection.execute(text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids])
     else:
-        uow.session.execute(text(_MARK_POSTGRESQL), {"ids": ",".join(event_ids)})
+        uow.connection.execute(text(_MARK_POSTGRESQL), {"ids": ",".join(event_ids)})
 
 
 def any_not_fanned_out(session: Session) -> bool:

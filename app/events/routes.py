@@ -17,6 +17,7 @@ from app.events.schemas import (
     EventTypeObject,
     EventTypeRequest,
     PublishRequest,
+    receipt_fields,
 )
 from app.events.service import MAX_EVENT_BYTES, Draft, Receipt
 from app.rest import context
@@ -26,7 +27,6 @@ from app.rest.schemas import EmptyBody, PageQuery
 events = ApiBlueprint("events", "/v1/events", "Facts that are published once and delivered to endpoints.")
 event_types = ApiBlueprint("event_types", "/v1/event-types", "The catalogue of event types.")
 
-_RECEIPT = EventReceipt()
 BATCH_BYTES = 32 * 1024 * 1024
 
 
@@ -49,7 +49,7 @@ def publish_events(body: dict[str, Any]) -> dict[str, Any]:
     refused = sum(isinstance(outcome, AppError) for outcome in outcomes)
     return {
         "data": [
-            {"error": problem(outcome)} if isinstance(outcome, AppError) else _RECEIPT.dump(outcome)
+            {"error": problem(outcome)} if isinstance(outcome, AppError) else receipt_fields(outcome)
             for outcome in outcomes
         ],
         "accepted": len(outcomes) - refused,

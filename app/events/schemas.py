@@ -6,9 +6,9 @@ from marshmallow import Schema, ValidationError, fields, post_load
 from marshmallow.validate import Length, Regexp
 
 from app.core.errors import AppError, Invalid
-from app.events.service import MAX_BATCH, Draft, data_of
+from app.events.service import MAX_BATCH, Draft, Receipt, data_of
 from app.rest.parser import field_errors
-from app.rest.schemas import PageQuery, RequestSchema, Timestamp, list_of
+from app.rest.schemas import PageQuery, RequestSchema, Timestamp, format_time, list_of
 
 
 class PublishRequest(RequestSchema):
@@ -78,13 +78,28 @@ class EventReceipt(Schema):
     duplicate = fields.Boolean(required=True)
 
 
+def receipt_fields(receipt: Receipt) -> dict[str, Any]:
+    """Write a receipt as `EventReceipt` does, at a fraction of its cost: a batch has a thousand."""
+    return {
+        "id": receipt.id,
+        "external_id": receipt.external_id,
+        "type": receipt.type,
+        "occurred_at": format_time(receipt.occurred_at),
+        "created_at": format_time(receipt.created_at),
+        "duplicate": receipt.duplicate,
+    }
+
+
 class BatchAnswer(Schema):
     """What became of each event, in the order of the request."""
 
-    data = fields.List(
-        fields.Dict(),
+    data = fields.Raw(
         required=True,
-        metadata={"description": "Per event its receipt, or `error` with a problem."},
+        metadata={
+            "type": "array",
+            "items": {"type": "object"},
+            "description": "Per event its receipt, or `error` with a problem.",
+        },
     )
     accepted = fields.Integer(required=True)
     rejected = fields.Integer(required=True)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -139,7 +139,7 @@ def publish_many(
 
 def envelope(event_id: str, event_type: str, occurred_at: datetime, data: bytes) -> bytes:
     """Give the body that is signed, sent and logged: made once, the same bytes on every attempt."""
-    timestamp = f"{occurred_at:%Y-%m-%dT%H:%M:%S}.{occurred_at.microsecond // 1000:03d}Z"
+    timestamp = occurred_at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
     head = orjson.dumps({"id": event_id, "type": event_type, "timestamp": timestamp})
     return head[:-1] + b',"data":' + data + b"}"
 

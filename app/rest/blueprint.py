@@ -25,7 +25,7 @@ class ApiBlueprint(Blueprint):
 
     def arguments(self, schema: type[Schema], **kwargs: Any) -> Callable[[_View], _View]:
         """Read the body or the query by a schema; the view gets it as its first argument."""
-        decorator: Callable[[_View], _View] = super().arguments(schema, **kwargs)
+        decorator: Callable[[_View], _View] = super().arguments(schema(), **kwargs)
         return decorator
 
     def response(

@@ -21,6 +21,10 @@ class Credential(Protocol):
     def workspace_id(self) -> str:
         """Whose objects the request sees."""
 
+    @property
+    def use_is_due(self) -> bool:
+        """Whether this use has to be noted."""
+
     def allows(self, scope: str) -> bool:
         """Tell whether a scope is granted."""
 

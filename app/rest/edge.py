@@ -107,9 +107,9 @@ class Application(Flask):
             )
             uow.commit()
         except BaseException:
-            uow.session.rollback()
+            uow.rollback()
             idempotency.release(uow, api_key_id=key_id, key=key)
-            uow.session.commit()
+            uow.commit()
             raise
         return answer
 
@@ -136,7 +136,7 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
     def finish(response: Response) -> Response:
         context.close_uow()
         credential = g.get("credential")
-        if credential is not None:
+        if credential is not None and credential.use_is_due:
             try:
                 with context.resources().transaction() as uow:
                     note_use(uow, credential)

@@ -49,7 +49,7 @@ class Timestamp(fields.Field[datetime]):
 
 def format_time(moment: datetime) -> str:
     """Write a time as the API does: RFC 3339, UTC, milliseconds, `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 class RequestSchema(Schema):

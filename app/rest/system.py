@@ -7,7 +7,6 @@ from flask import Blueprint, Response, abort, current_app, redirect, send_from_d
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.doorbell import CeleryDoorbell
 from app.core.problems import all_problems
 from app.migrations import is_current
 from app.rest import context
@@ -69,11 +68,8 @@ def _database_check() -> str:
 
 
 def _broker_check() -> str:
-    doorbell = context.resources().doorbell
-    if not isinstance(doorbell, CeleryDoorbell):
-        return "ok"
     try:
-        doorbell.ping()
+        context.resources().doorbell.ping()
     except (redis.RedisError, OSError):
         return "unavailable"
     return "ok"

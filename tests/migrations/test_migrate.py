@@ -38,7 +38,6 @@ def is_current(settings) -> bool:
 
 
 def test_an_empty_database_gets_the_newest_schema(empty):
-    migrations._locked(empty)
     revision = migrations.migrate(empty)
     assert revision == ScriptDirectory.from_config(migrations._config()).get_current_head()
     assert is_current(empty)

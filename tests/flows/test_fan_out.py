@@ -1,0 +1,161 @@
+"""An event goes to every endpoint of its workspace that wants it, to each once, and to no other."""
+
+from collections import Counter
+
+from app.deliveries import engine
+from tests import receivers
+from tests.flows.steps import (
+    change_endpoint,
+    deliveries_of,
+    ids_received,
+    log_of,
+    make_endpoint,
+    publish,
+    publish_many,
+)
+
+
+def paths(receiver) -> Counter[str]:
+    return Counter(request.path for request in receiver.requests)
+
+
+def test_it_goes_to_names_groups_and_everything_that_match(api, drain):
+    subscriptions = {
+        "/named": ["message.received"],
+        "/several": ["contact.created", "message.received"],
+        "/twice": ["message.*", "message.received", "*"],
+        "/group": ["message.*"],
+        "/everything": ["*"],
+        "/other-name": ["message.read"],
+        "/other-group": ["contact.*", "conversation.*"],
+    }
+    with receivers.ok() as receiver:
+        for path, events in subscriptions.items():
+            make_endpoint(api, receiver, path, events=events)
+        publish(api)
+        assert drain() == 5
+        assert paths(receiver) == Counter(["/named", "/several", "/twice", "/group", "/everything"])
+
+        receiver.requests.clear()
+        contact = {"id": "con_1", "channel": "whatsapp"}
+        answer = api.post("/v1/events", {"type": "contact.created", "data": {"contact": contact}})
+        assert answer.status_code == 202, answer.json
+        assert drain() == 4
+        assert paths(receiver) == Counter(["/several", "/twice", "/everything", "/other-group"])
+
+
+def test_a_group_covers_the_workspaces_own_types(api, drain):
+    for name in ("order.created", "order.line.added", "orders.created"):
+        assert api.call("PUT", f"/v1/event-types/{name}", {}).status_code in {200, 201}
+    with receivers.ok() as receiver:
+        make_endpoint(api, receiver, events=["order.*"])
+        for name in ("order.created", "order.line.added", "orders.created"):
+            publish(api, name, text="hi")
+        drain()
+    assert sorted(request.header("X-BotBat-Event") or "" for request in receiver.requests) == [
+        "order.created",
+        "order.line.added",
+    ]
+
+
+def test_a_filter_narrows_what_an_endpoint_gets(api, drain):
+    big = {"path": "/data/amount", "op": "gte", "value": 100}
+    urgent = {"path": "/data/text", "op": "contains", "value": "urgent"}
+    with receivers.ok() as receiver:
+        make_endpoint(api, receiver, "/all")
+        make_endpoint(api, receiver, "/big", filter=big)
+        made = make_endpoint(api, receiver, "/both", filter={"all": [big, urgent]})
+        for amount, text in ((5, "urgent"), (100, "hello"), (10**30, "urgent: pay")):
+            publish(api, amount=amount, text=text)
+        drain()
+        assert paths(receiver) == Counter({"/all": 3, "/big": 2, "/both": 1})
+
+        change_endpoint(api, made, filter=None)
+        publish(api, amount=5, text="hello")
+        drain()
+        assert paths(receiver) == Counter({"/all": 4, "/big": 2, "/both": 2})
+
+
+def test_another_workspaces_endpoints_get_nothing(new_api, drain):
+    ours, theirs = new_api(), new_api()
+    with receivers.ok() as receiver:
+        made = make_endpoint(ours, receiver, "/ours", events=["*"])
+        other = make_endpoint(theirs, receiver, "/theirs", events=["*"])
+        event = publish(ours)
+        assert drain() == 1
+        assert paths(receiver) == Counter(["/ours"])
+
+    assert deliveries_of(theirs, other) == []
+    assert log_of(theirs, other) == []
+    assert theirs.get(f"/v1/events/{event['id']}").status_code == 404
+    (delivery,) = deliveries_of(ours, made)
+    assert theirs.get(f"/v1/deliveries/{delivery['id']}").status_code == 404
+    (attempt,) = log_of(ours, made)
+    assert theirs.get(f"/v1/attempts/{attempt['id']}").status_code == 404
+
+
+def test_an_event_that_nobody_wants_is_done_with(api, drain, resources):
+    event = publish(api)
+    assert drain() == 0
+    with resources.transaction(write=False) as uow:
+        assert not engine.events.any_not_fanned_out(uow)
+    assert api.get(f"/v1/events/{event['id']}").json["deliveries"] == []
+
+
+def test_an_endpoint_gets_what_is_published_after_it_was_made(api, drain):
+    with receivers.ok() as receiver:
+        publish(api)
+        drain()
+        make_endpoint(api, receiver)
+        assert drain() == 0
+        publish(api)
+        assert drain() == 1
+
+
+def test_fanning_out_again_adds_nothing(api, drain, resources):
+    """As after a crash between the commit and the end of the task."""
+    from sqlalchemy import update
+
+    from app.events.models import Event
+
+    with receivers.ok() as receiver:
+        made = make_endpoint(api, receiver)
+        publish(api)
+        assert drain() == 1
+        with resources.transaction() as uow:
+            uow.session.execute(update(Event).values(fanned_out_at=None))
+        assert drain() == 0
+        assert len(receiver.requests) == 1
+    assert deliveries_of(api, made)[0]["status"] == "succeeded"
+
+
+def test_a_large_fan_out_is_made_in_parts_and_whole(api, drain, resources, monkeypatch):
+    monkeypatch.setattr(engine, "_FAN_OUT_DELIVERIES", 10)
+    with receivers.ok() as receiver:
+        for number in range(4):
+            make_endpoint(api, receiver, f"/{number}")
+        publish_many(api, 10)
+        with resources.transaction() as uow:
+            assert engine.fan_out(uow) == 3  # 12 deliveries
+        assert drain() == 40
+        assert set(ids_received(receiver.requests).values()) == {1}
+        assert len(receiver.requests) == 40
+
+
+def test_two_thousand_deliveries_over_twenty_endpoints_arrive_once_each_and_are_logged_once_each(api, drain):
+    with receivers.ok() as receiver:
+        made = {f"/{number}": make_endpoint(api, receiver, f"/{number}") for number in range(20)}
+        events = publish_many(api, 100)
+        assert drain() == 2000
+        expected = Counter((path, event) for path in made for event in events)
+        assert ids_received(receiver.requests) == expected
+
+    logged: Counter[tuple[str, str]] = Counter()
+    for path, endpoint in made.items():
+        attempts = log_of(api, endpoint)
+        logged.update((path, attempt["event_id"]) for attempt in attempts)
+        assert {attempt["status"] for attempt in attempts} == {"success"}
+        deliveries = deliveries_of(api, endpoint)
+        assert {delivery["status"] for delivery in deliveries} == {"succeeded"}
+        assert len(deliveries) == 100
+    assert logged == expected
