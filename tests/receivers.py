@@ -305,6 +305,21 @@ def refuses() -> Iterator[str]:
         yield f"https://localhost:{bound.getsockname()[1]}"
 
 
+@contextlib.contextmanager
+def never_accepts() -> Iterator[str]:
+    """Give the URL of a port whose queue is full, so that the kernel leaves new connections unanswered."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        yield f"https://localhost:{listener.getsockname()[1]}"
+
+
 def resets_at_accept() -> Receiver:
     """Break the connection before a word of TLS."""
     return Receiver(Connection.reset)

@@ -835,11 +835,9 @@ def _is_own_address(family: int, address: tuple[Any, ...]) -> bool:
 
 def _read_header(line: bytes) -> tuple[str, str] | None:
     """Give name and value, or None for what is not kept."""
-    name, colon, value = line.decode("latin-1").translate(_CONTROL_CHARACTERS).partition(":")
+    name, _, value = line.decode("latin-1").translate(_CONTROL_CHARACTERS).partition(":")
     folded = name.strip().lower()
-    if not colon or not folded or line[:1].isspace():
-        return None
-    if folded in _DROPPED_HEADERS or folded.endswith(_DROPPED_HEADER_ENDINGS):
+    if not folded or folded in _DROPPED_HEADERS or folded.endswith(_DROPPED_HEADER_ENDINGS):
         return None
     return name.strip(), value.strip()
 

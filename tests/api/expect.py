@@ -5,12 +5,20 @@ from typing import Any
 from werkzeug.test import TestResponse
 
 
-def problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
+def ok(answer: TestResponse, status: int = 200) -> Any:
+    """Assert a JSON answer with this status, and give its body."""
+    assert answer.status_code == status, answer.get_data(as_text=True)
+    assert answer.content_type == "application/json"
+    assert answer.headers["Cache-Control"] == "no-store"
+    return answer.json
+
+
+def problem(answer: TestResponse, status: int, code: str) -> Any:
     """Assert that this is the whole of a problem with this status and code, and give it."""
     assert answer.status_code == status, answer.get_data(as_text=True)
     assert answer.content_type == "application/problem+json"
     assert answer.headers["Cache-Control"] == "no-store"
-    body: dict[str, Any] = answer.json
+    body: Any = answer.json
     assert body["code"] == code, body
     assert body["status"] == status
     assert body["type"] == f"/problems/{code}"
@@ -21,9 +29,9 @@ def problem(answer: TestResponse, status: int, code: str) -> dict[str, Any]:
     return body
 
 
-def invalid(answer: TestResponse, *pointers: str, code: str = "invalid_request") -> list[dict[str, str]]:
+def invalid(answer: TestResponse, *pointers: str, code: str = "invalid_request") -> Any:
     """Assert a 422 that names these fields and no other, and give its `errors`."""
-    errors: list[dict[str, str]] = problem(answer, 422, code)["errors"]
+    errors = problem(answer, 422, code)["errors"]
     assert [error["pointer"] for error in errors] == list(pointers), errors
     assert all(set(error) == {"pointer", "code", "detail"} and all(error["detail"]) for error in errors)
     return errors

@@ -429,6 +429,16 @@ def test_a_closed_port_is_connect_failed(new_sender):
     assert_no_address(outcome)
 
 
+def test_a_port_that_does_not_answer_costs_the_deadline(new_sender):
+    with receivers.never_accepts() as url:
+        started = time.monotonic()
+        outcome = send_one(new_sender(url), outgoing(f"{url}/"))
+
+    assert (outcome.status_code, outcome.error_code) == (None, "timeout")
+    assert "No connection" in (outcome.error_detail or "")
+    assert DEADLINE_MS / 1000 <= time.monotonic() - started < DEADLINE_WITH_SLACK
+
+
 def test_a_name_that_does_not_resolve_is_dns_failed(new_sender):
     class AnyUrl(EgressPolicy):
         def check_url(self, url: str) -> str:
@@ -511,10 +521,11 @@ def test_idle_connections_make_room_for_other_receivers(new_sender):
             assert [outcome.error_code for outcome in finish(sender)] == [None] * 5
 
 
-def test_a_request_is_never_sent_twice_when_its_kept_alive_connection_dies(new_sender):
+@pytest.mark.parametrize("idle", [1, 4])  # libcurl would try them all, and then a new one
+def test_a_request_is_never_sent_twice_when_its_kept_alive_connection_dies(new_sender, idle):
     with receivers.dies_on_second_request() as receiver:
         sender = new_sender(receiver.url)
-        for number in range(4):  # four idle connections, each of which libcurl would try
+        for number in range(idle):
             sender.start(outgoing(f"{receiver.url}/{number}"))
         assert {outcome.status_code for outcome in finish(sender)} == {200}
         outcome = send_one(sender, outgoing(f"{receiver.url}/once"))
@@ -522,7 +533,7 @@ def test_a_request_is_never_sent_twice_when_its_kept_alive_connection_dies(new_s
     assert (outcome.status_code, outcome.error_code) == (None, "connect_failed")
     assert "connection broke" in (outcome.error_detail or "")
     assert len(receiver.requests_to("/once")) == 1
-    assert receiver.connections == 4
+    assert receiver.connections == idle
 
 
 def test_a_connection_that_the_receiver_closed_while_idle_is_not_used_again(new_sender):
@@ -536,6 +547,17 @@ def test_a_connection_that_the_receiver_closed_while_idle_is_not_used_again(new_
 
     assert len(receiver.requests) == 15
     assert receiver.connections == 15
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(new_sender, monkeypatch):
+    monkeypatch.setattr(sender_module, "_MAX_IDLE_SECONDS", 1)
+    with receivers.ok() as receiver:
+        sender = new_sender(receiver.url)
+        for _ in range(2):
+            assert send_one(sender, outgoing(f"{receiver.url}/")).status_code == 200
+            sender.run(1.2)
+
+    assert receiver.connections == 2
 
 
 def test_a_hanging_receiver_does_not_hold_up_the_others(new_sender):
@@ -696,6 +718,7 @@ def test_an_exception_in_a_callback_comes_out_of_run_and_spoils_nothing_else(
 ):
     with receivers.ok(body=b"the body") as receiver:
         sender = new_sender(receiver.url)
+        assert send_one(sender, outgoing(f"{receiver.url}/")).error_code is None
         sender.start(outgoing(f"{receiver.url}/", tag="bad"))
         with monkeypatch.context() as patched:
             spoil(callback, sender, patched)
@@ -772,7 +795,12 @@ def name_resolving_to(sender: Sender, port: int, addresses: str) -> str:
 
 @pytest.mark.parametrize(
     "addresses",
-    ["127.0.0.1", "127.0.0.1,[::1]", "10.0.0.1,192.168.1.1,169.254.169.254,[fd00::1],[fe80::1]"],
+    [
+        "127.0.0.1",
+        "127.0.0.1,[::1]",
+        "[::ffff:127.0.0.1]",
+        "10.0.0.1,192.168.1.1,169.254.169.254,[fd00::1],[fe80::1]",
+    ],
 )
 def test_a_name_that_leads_to_refused_addresses_only_is_blocked(new_sender, addresses):
     with receivers.ok() as receiver:
@@ -786,7 +814,12 @@ def test_a_name_that_leads_to_refused_addresses_only_is_blocked(new_sender, addr
 
 @pytest.mark.parametrize(
     "addresses",
-    ["127.0.0.2,127.0.0.1", "127.0.0.1,127.0.0.2", "[::1],127.0.0.2,10.0.0.1,127.0.0.1,[fd00::1]"],
+    [
+        "127.0.0.2,127.0.0.1",
+        "127.0.0.1,127.0.0.2",
+        "[::ffff:127.0.0.1]",
+        "[::1],127.0.0.2,10.0.0.1,127.0.0.1,[fd00::1]",
+    ],
 )
 def test_a_refused_address_is_skipped_for_the_next_of_the_name(new_sender, addresses):
     with (
@@ -841,6 +874,23 @@ def test_ipv6_is_called(new_sender):
 
     assert outcome.status_code == 200
     assert receiver.requests[0].header("Host") == f"[::1]:{receiver.port}"
+
+
+def test_what_is_remembered_of_urls_headers_and_dead_connections_is_bounded(new_sender, monkeypatch):
+    monkeypatch.setattr(sender_module, "_MAX_REMEMBERED", 2)
+    with receivers.closes_after_answer() as receiver:
+        sender = new_sender(receiver.url)
+        for number in range(12):
+            sender.start(outgoing(f"{receiver.url}/{number}"))
+        assert {outcome.error_code for outcome in finish(sender)} == {None}
+        sender.run(0.2)
+    with receivers.ok(headers=[(f"X-{number}", "a") for number in range(10)]) as receiver:
+        sender = new_sender(receiver.url)
+        for number in range(5):
+            outcome = send_one(sender, outgoing(f"{receiver.url}/{number}"))
+            assert len(outcome.response_headers) == 11
+
+    assert len(sender._urls) <= 2
 
 
 def assert_no_address(outcome: Outcome) -> None:

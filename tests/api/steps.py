@@ -1,0 +1,40 @@
+"""What several tests of the API do."""
+
+from typing import Any
+
+from sqlalchemy import event, update
+
+from app.api_keys import service as api_keys
+from app.api_keys.models import ApiKey
+from app.core.unit_of_work import Resources
+from tests.conftest import Api
+
+
+def another_key(resources: Resources, api: Api, **fields: Any) -> tuple[str, str]:
+    """Make a further key of the workspace; gives its id and the key."""
+    with resources.transaction() as uow:
+        row, key = api_keys.create(uow, workspace_id=api.workspace_id, name="other", **fields)
+    return row.id, key
+
+
+def with_key(api: Api, key: str, key_id: str = "") -> Api:
+    """Give the API as another key of the workspace sees it."""
+    return Api(api.client, key, api.workspace_id, key_id)
+
+
+def age_key(resources: Resources, key_id: str, **columns: Any) -> None:
+    """Change columns of a key as only time can."""
+    with resources.transaction() as uow:
+        uow.session.execute(update(ApiKey).where(ApiKey.id == key_id).values(**columns))
+
+
+def record_statements(resources: Resources) -> list[str]:
+    """Give a list to which every further SQL statement of the process is added."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.startswith("BEGIN"):  # which SQLite's driver is told in words
+            statements.append(statement)
+
+    event.listen(resources.database.engine, "before_cursor_execute", note)
+    return statements
