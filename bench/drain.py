@@ -89,7 +89,7 @@ def _drain(prepared: Stage, count: int, deliveries: int) -> Result:
             drafts: list[Draft | AppError] = [Draft("message.received", data)] * min(1000, count - start)
             events.publish_many(uow, workspace_id=prepared.workspace_id, drafts=drafts)
     with worker():
-        _wait_until_ready(prepared)
+        wait_until_ready(prepared)
         program = "valkey-server" if "Valkey" in prepared.broker else "redis-server"
         before, started = cpu.snapshot(program), time.monotonic()
         prepared.doorbell.ring(TaskName.EVENTS_FAN_OUT)
@@ -124,7 +124,7 @@ def _bare(prepared: Stage, count: int, in_flight: int) -> Result:
     return Result(count / seconds, {"worker": used / count * 1000, "database": 0.0, "broker": 0.0})
 
 
-def _wait_until_ready(prepared: Stage) -> None:
+def wait_until_ready(prepared: Stage) -> None:
     """Wait until the worker has taken a message."""
     deadline = time.monotonic() + 30
     prepared.doorbell.ring(TaskName.DELIVERIES_SWEEP)

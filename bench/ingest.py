@@ -8,9 +8,10 @@ import http.client
 import json
 import threading
 import time
+from dataclasses import dataclass
 
 from bench import cpu
-from bench.stage import Stage, free_port, stage, web
+from bench.stage import free_port, stage, web
 
 BODY_BYTES = 1024
 
@@ -31,11 +32,10 @@ def main() -> None:
             ("single", "/v1/events", event, 1),
             ("batch", "/v1/events/batch", {"events": [event] * 1000}, 1000),
         ):
-            _measure(prepared, port, path, json.dumps(body).encode(), 1, 2)  # warm up
+            target = _Target(port, path, json.dumps(body).encode(), prepared.api_key)
+            _measure(target, 1, 2)  # warm up
             before, started = cpu.snapshot("redis-server"), time.monotonic()
-            requests = _measure(
-                prepared, port, path, json.dumps(body).encode(), arguments.seconds, arguments.connections
-            )
+            requests = _measure(target, arguments.seconds, arguments.connections)
             seconds, used = time.monotonic() - started, cpu.between(before, cpu.snapshot("redis-server"))
             count = requests * events
             print(
@@ -44,15 +44,23 @@ def main() -> None:
             )
 
 
-def _measure(prepared: Stage, port: int, path: str, body: bytes, seconds: float, connections: int) -> int:
+@dataclass(frozen=True)
+class _Target:
+    port: int
+    path: str
+    body: bytes
+    api_key: str
+
+
+def _measure(target: _Target, seconds: float, connections: int) -> int:
     done = [0] * connections
     deadline = time.monotonic() + seconds
 
     def publish(index: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        headers = {"Authorization": f"Bearer {prepared.api_key}", "Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", target.port)
+        headers = {"Authorization": f"Bearer {target.api_key}", "Content-Type": "application/json"}
         while time.monotonic() < deadline:
-            connection.request("POST", path, body, headers)
+            connection.request("POST", target.path, target.body, headers)
             answer = connection.getresponse()
             answer.read()
             assert answer.status == 202, answer.status  # noqa: PLR2004 - accepted

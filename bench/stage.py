@@ -35,6 +35,7 @@ pid {directory}/nginx.pid;
 error_log {directory}/error.log error;
 events {{ worker_connections 4096; }}
 http {{
+    log_format arrivals '$msec $http_webhook_id';
     access_log off;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
@@ -50,6 +51,7 @@ http {{
         keepalive_timeout 300;
         client_body_buffer_size 64k;
         location / {{ return 200 "ok"; }}
+        location /timed {{ access_log {directory}/arrivals.log arrivals; return 200 "ok"; }}
     }}
 }}
 """
@@ -65,6 +67,7 @@ class Stage:
     api_key: str
     receiver_url: str
     ca_file: Path
+    arrivals: Path  # what came under /timed: seconds since the epoch, and the event's id
     database: str
     broker: str
 
@@ -117,6 +120,7 @@ def stage() -> Iterator[Stage]:
             api_key=key,
             receiver_url=f"https://localhost:{port}/",
             ca_file=ca_file,
+            arrivals=directory / "arrivals.log",
             database="PostgreSQL" if given else "SQLite",
             broker="Redis" if broker == "redis-server" else "Valkey (embedded)",
         )

@@ -12,20 +12,22 @@ log = structlog.get_logger()
 
 
 @celery.task(name=TaskName.DELIVERIES_PUMP.value)
-def pump() -> int:
-    """Deliver what is due until nothing is; gives how many attempts were made."""
+def pump() -> None:
+    """Deliver what is due until nothing is."""
+    runtime.resources().doorbell.answer(TaskName.DELIVERIES_PUMP)
+    run_pump()
+
+
+def run_pump() -> None:
+    """Deliver what is due until nothing is; where all of this worker's pumps run, they find it by themselves."""
     resources = runtime.resources()
-    resources.doorbell.answer(TaskName.DELIVERIES_PUMP)
-    attempts = 0
     with slots.pump_slot(runtime.settings().pumps) as free:
-        # Pumps that run already look for work by themselves.
         if free and not slots.stopping.is_set():
-            attempts = Pump(resources, runtime.sender(), stopping=slots.stopping.is_set).run()
-    # What became due between a pump's last look and the end of its slot found no doorbell to ring.
+            Pump(resources, runtime.sender(), stopping=slots.stopping.is_set).run()
+    # After the slot: what became due between a pump's last look and the end of its slot found no pump to ask.
     if free:
         with resources.transaction(write=False) as uow:
             engine.sweep_deliveries(uow)
-    return attempts
 
 
 @celery.task(name=TaskName.DELIVERIES_SWEEP.value)

@@ -19,6 +19,7 @@ class LocalQueue:
         self.endpoint_id = endpoint_id
         self.target: Target | None = None
         self.active = True
+        self.lost = False
         self.in_flight = 0
         self.unrecorded = 0  # taken and not recorded, those in flight included
         self.ready = False
@@ -45,8 +46,13 @@ class LocalQueue:
     def configure(self, target: Target | None, moment: float) -> None:
         """Take over the endpoint's current configuration."""
         self.target = target
-        self.active = target is not None and target.active
+        self.active = target is not None and target.active and not self.lost
         self.refreshed_at = moment
+
+    def lose(self) -> None:
+        """Note that another pump serves the endpoint now: from here nothing more is claimed or sent."""
+        self.lost = True
+        self.active = False
 
     def put(self, delivery: DueDelivery) -> None:
         """Buffer a claimed delivery."""

@@ -37,7 +37,8 @@ MAX_QUEUES = 1000
 QUEUE_TURN_SECONDS = 10.0  # then a queue is given back, so that pumps that came later get their share
 TARGETS_REFRESHED_EVERY = 0.5
 RENEWED_EVERY = 10.0
-LEASED_EVERY = 0.03
+LEASED_EVERY = 0.03  # while there are others to serve
+CLAIMED_EVERY = 0.01  # while nothing new was found
 RECORD_ROWS = 1000
 RECORD_WAIT_SECONDS = 0.015
 _DATABASE_RETRY_SECONDS = 0.5
@@ -68,6 +69,7 @@ class Pump:
         self._done = False
         self._crash: BaseException | None = None
         self._attempts = 0
+        self._looked_at = 0.0
 
     def run(self) -> int:
         """Deliver until nothing is due, or until told to stop and nothing is in flight; gives the attempts made."""
@@ -188,14 +190,14 @@ class Pump:
                 return
             self._room.clear()
             if claimed == 0 or self._buffered_rows >= BUFFER_ROWS // 2:
-                self._room.wait(LEASED_EVERY)
+                self._room.wait(CLAIMED_EVERY)
         self._drained = True
         self._sender.wake()
 
     def _claim_once(self) -> int:
         """Lease, claim and release once; gives how many queues and deliveries came in."""
         room = min(CLAIM_ROWS, BUFFER_ROWS - self._buffered_rows)
-        leased = self._lease() if room > 0 and len(self._queues) < MAX_QUEUES else 0
+        leased = self._lease() if room > 0 and self._may_lease() else 0
         self._refresh_targets()
         with self._lock:
             quotas = self._quotas(room)
@@ -224,6 +226,15 @@ class Pump:
         # What was given back may be due again: only a round that changes nothing means that nothing is left.
         return leased + len(due) + self._release_idle()
 
+    def _may_lease(self) -> bool:
+        if not self._queues:
+            return True
+        moment = time.monotonic()
+        if len(self._queues) >= MAX_QUEUES or moment - self._looked_at < LEASED_EVERY:
+            return False
+        self._looked_at = moment
+        return True
+
     def _lease(self) -> int:
         # Looking takes no lock; on SQLite leasing would hold up every writer each time.
         with self._resources.transaction(write=False) as uow:
@@ -231,9 +242,13 @@ class Pump:
                 return 0
         with self._resources.transaction() as uow:
             leased = engine.lease_queues(uow, lease_id=self._lease_id, limit=LEASE_QUEUES)
+        lost = {each.endpoint_id for each in self._queues.values() if each.lost}
+        self._forget(lost & {queue.endpoint_id for queue in leased})
         with self._lock:
             for queue in leased:
-                self._queues[queue.endpoint_id] = LocalQueue(queue.endpoint_id, queue.rate_limited_until)
+                # One that is there already is ours still: only its time had run out.
+                if queue.endpoint_id not in self._queues:
+                    self._queues[queue.endpoint_id] = LocalQueue(queue.endpoint_id, queue.rate_limited_until)
         return len(leased)
 
     def _quotas(self, room: int) -> list[Quota]:
@@ -319,6 +334,7 @@ class Pump:
                         for endpoint_id, wait in waits.items()
                         if wait > 0
                     },
+                    versions={queue.endpoint_id: queue.target.version for queue in released if queue.target},
                 )
                 for wait in waits.values():
                     if wait > 0:
@@ -344,8 +360,8 @@ class Pump:
     def _record_loop(self) -> None:
         while True:
             self._to_record.wait()
-            if not self._done:
-                time.sleep(RECORD_WAIT_SECONDS)  # a few more finish meanwhile: one transaction for all
+            if not self._done and self._sender.in_flight:
+                time.sleep(RECORD_WAIT_SECONDS)  # more finish meanwhile: one transaction for all
             with self._lock:
                 batch = self._finished[:RECORD_ROWS]
                 if not batch:
@@ -376,6 +392,9 @@ class Pump:
                         uow.ring(TaskName.DELIVERIES_PUMP, countdown=countdown)
             except LeaseLost as error:
                 log.warning("deliveries.lease_lost", queues=len(error.endpoint_ids))
+                with self._lock:
+                    for endpoint_id in error.endpoint_ids & self._queues.keys():
+                        self._queues[endpoint_id].lose()
                 batch = [item for item in batch if item[0].endpoint_id not in error.endpoint_ids]
             except SQLAlchemyError as error:
                 if time.monotonic() > deadline:

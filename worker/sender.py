@@ -235,7 +235,10 @@ class Sender:
         return tags
 
     def close(self) -> None:
-        """Abandon everything and close all connections. Waits for a name that is just being resolved."""
+        """Abandon everything and close all connections.
+
+        Waits for names that are just being resolved, for as long as the system's resolver tries.
+        """
         with self._wake_lock:
             if self._wake_writer < 0:
                 return
@@ -350,15 +353,16 @@ class Sender:
         return woken
 
     def _set_idle_aside(self, descriptor: int, event: int) -> None:
-        """Unregister an idle connection, and note if it is dead.
+        """Take an idle connection on which something came for dead, and stop listening to it.
 
-        What comes on one is its end, or what no client has to expect. libcurl itself looks only once a second.
-        That it can be written to means nothing: the last transfer may have waited for that.
+        What comes is its end, or what no client has to expect. libcurl itself looks only once a second. That it
+        can be written to means nothing: the last transfer may have waited for that.
         """
         with contextlib.suppress(OSError, KeyError):  # closed meanwhile, or no socket
-            self._poll.unregister(descriptor)
             if event == select.POLLOUT:
+                self._poll.modify(descriptor, select.POLLIN)
                 return
+            self._poll.unregister(descriptor)
             idle = socket.socket(fileno=descriptor)
             try:
                 name = idle.getsockname()
@@ -748,15 +752,9 @@ class _PortablePoll:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-
-    def register(self, fd: int, eventmask: int, /) -> None:
-        self._poll.register(fd, eventmask)
-
-    def modify(self, fd: int, eventmask: int, /) -> None:
-        self._poll.modify(fd, eventmask)
-
-    def unregister(self, fd: int, /) -> None:
-        self._poll.unregister(fd)
+        self.register = self._poll.register
+        self.modify = self._poll.modify
+        self.unregister = self._poll.unregister
 
     def poll(self, timeout: float, /) -> list[tuple[int, int]]:
         return self._poll.poll(math.ceil(timeout * 1000))

@@ -20,7 +20,7 @@ _BY_STATUS: dict[KeyStatus, ColumnElement[bool]] = {
     ),
 }
 
-_CREDENTIAL = select(
+_CREDENTIAL: Select[Any] = select(
     ApiKey.id,
     ApiKey.workspace_id,
     ApiKey.scopes,

@@ -11,11 +11,15 @@ from app.api_keys.service import SCOPES
 from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Timestamp, list_of
 
 MAX_EXPIRY_DAYS = 3650
+# Invisible, and yet part of how names are written: Persian and Hindi words, many emoji, French punctuation.
+_JOINERS = "\u200c\u200d\u00a0"
+_IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def check_name(name: str) -> None:
     """Refuse names that cannot be told apart on a page."""
-    if not name.strip() or any(not (character.isprintable()) for character in name):
+    visible = any(character.isprintable() and character != " " for character in name)
+    if not visible or any(not character.isprintable() and character not in _JOINERS for character in name):
         raise ValidationError("A name has visible characters and no control characters.")
     try:
         name.encode()
@@ -29,9 +33,16 @@ class Cidr(fields.String):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, attr, data, **kwargs)
         try:
-            return str(ipaddress.ip_network(text))
+            network = ipaddress.ip_network(text)
         except ValueError:
             raise ValidationError("Not a network such as 203.0.113.0/24 or 2001:db8::/32.") from None
+        if isinstance(network, ipaddress.IPv6Network):
+            # Either would never match: clients' addresses have no scope here, and mapped ones are judged as IPv4.
+            if "%" in text:
+                raise ValidationError("A network has no scope id.")
+            if network.subnet_of(_IPV4_MAPPED):
+                raise ValidationError("Write an IPv4-mapped network in its IPv4 form.")
+        return str(network)
 
 
 class ApiKeyRequest(RequestSchema):

@@ -27,7 +27,7 @@ MAX_COUNTDOWN_SECONDS = 1800
 _PAUSE_AFTER_FAILURE_SECONDS = 1.0
 _SOCKET_SECONDS = 0.5
 # Between two rings of one web process: hundreds of publishes a second share one.
-_BACKGROUND_PAUSE_SECONDS = 0.003
+_BACKGROUND_PAUSE_SECONDS = 0.01
 
 
 class Doorbell(Protocol):

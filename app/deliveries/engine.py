@@ -28,7 +28,7 @@ _FAN_OUT_DELIVERIES = 10_000
 
 
 def fan_out(uow: UnitOfWork) -> int:
-    """Make the deliveries of a batch of events; gives how many events, 0 when none waits."""
+    """Make the deliveries of a batch of events, for the caller to pump; gives how many events, 0 when none waits."""
     waiting = events.claim_not_fanned_out(uow, limit=FAN_OUT_EVENTS)
     if not waiting:
         return 0
@@ -53,7 +53,6 @@ def fan_out(uow: UnitOfWork) -> int:
     if deliveries:
         repository.insert_deliveries(uow, deliveries)
         queues.wake(uow, endpoint_ids={delivery.endpoint_id for delivery in deliveries})
-        uow.ring(TaskName.DELIVERIES_PUMP)
     events.mark_fanned_out(uow, event_ids=done)
     return len(done)
 
@@ -79,7 +78,6 @@ def record(uow: UnitOfWork, *, lease_id: str, finished: Sequence[tuple[NewAttemp
     Raises `LeaseLost`, and then nothing may be committed, when a queue was taken over by another pump.
     """
     repository.insert_attempts(uow, [attempt for attempt, _ in finished])
-    repository.update_deliveries(uow, [outcome for _, outcome in finished])
     attempted: dict[str, tuple[datetime, datetime | None]] = {}
     for attempt, _ in finished:
         success = attempt.started_at if attempt.status == AttemptStatus.SUCCESS else None
@@ -88,8 +86,10 @@ def record(uow: UnitOfWork, *, lease_id: str, finished: Sequence[tuple[NewAttemp
             max(last, attempt.started_at),
             max((time for time in (last_success, success) if time), default=None),
         )
-    # Last, so that the queues' rows are locked only for the length of the commit.
+    # As late as can be, so that the queues' rows are locked briefly; but queues before deliveries, as a deletion does:
+    # the other way round the two would wait for each other in a circle.
     queues.fence(uow, lease_id=lease_id, attempted=attempted)
+    repository.update_deliveries(uow, [outcome for _, outcome in finished])
 
 
 def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> set[str]:
@@ -104,23 +104,29 @@ def release(
     rate_limits: dict[str, datetime | None],
     inactive: Collection[str] = (),
     not_before: dict[str, datetime] | None = None,
+    versions: dict[str, datetime] | None = None,
 ) -> None:
     """Give queues back, each due when its earliest delivery is.
 
     `rate_limits` has every queue to release, with its rate limit's state; `inactive` are those of paused endpoints, and
-    `not_before` defers queues whose rate limit is used up.
+    `not_before` defers queues whose rate limit is used up. Both hold only for endpoints that still have the version
+    by which they were judged: one that was resumed meanwhile has been woken already, and would sleep on.
     """
     held = queues.hold(uow, lease_id=lease_id, endpoint_ids=rate_limits)
     if not held:
         return
     # A statement of its own after the lock: it sees what a fan-out that held the lock has committed.
     due = repository.next_due(uow, held)
+    deferred = {endpoint_id for endpoint_id in held if endpoint_id in {*inactive, *(not_before or {})}}
+    if deferred:
+        current = endpoints.list_versions(uow, endpoint_ids=deferred)
+        deferred = {each for each in deferred if current.get(each) == (versions or {}).get(each)}
     times: dict[str, tuple[datetime | None, datetime | None]] = {}
     for endpoint_id in held:
-        due_at = None if endpoint_id in inactive else due.get(endpoint_id)
-        floor = (not_before or {}).get(endpoint_id)
-        if due_at is not None and floor is not None:
-            due_at = max(due_at, floor)
+        due_at = due.get(endpoint_id)
+        if endpoint_id in deferred and due_at is not None:
+            floor = (not_before or {}).get(endpoint_id, due_at)
+            due_at = None if endpoint_id in inactive else max(due_at, floor)
         times[endpoint_id] = (due_at, rate_limits[endpoint_id])
     queues.release(uow, due=times)
 

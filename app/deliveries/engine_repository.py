@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import bindparam, insert, select, text
 from sqlalchemy.dialects import sqlite
 
-from app.core.database import UtcDateTime, utc_now
+from app.core.database import UtcDateTime, copy_in, utc_now
 from app.core.unit_of_work import UnitOfWork
 from app.deliveries.models import Attempt, Delivery, DeliveryStatus, Trigger
 from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
@@ -68,9 +68,7 @@ def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:
         names = [f.name for f in fields(NewAttempt)]
         uow.connection.execute(insert(Attempt), [dict(zip(names, astuple(row), strict=True)) for row in rows])
         return
-    driver: Any = uow.connection.connection
-    with driver.cursor() as cursor, cursor.copy(_COPY_ATTEMPTS) as copy:
-        copy.write("".join(map(_copy_line, rows)))
+    copy_in(uow.connection, _COPY_ATTEMPTS, "".join(map(_copy_line, rows)))
 
 
 def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:

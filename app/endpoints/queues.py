@@ -68,7 +68,8 @@ def fence(
 ) -> None:
     """Note each endpoint's last attempt and last success, and hold its queue until the commit.
 
-    Raises `LeaseLost` when another pump has taken one over meanwhile: then nothing may be committed.
+    Raises `LeaseLost` when another pump has taken one over meanwhile: then nothing may be committed. A queue that was
+    deleted with its endpoint is nobody's: what was sent before may be told.
     """
     if uow.is_sqlite:
         held = set(_lock(uow, attempted, lease_id))
@@ -92,8 +93,10 @@ def fence(
                 },
             )
         )
-    if lost := set(attempted) - held:
-        raise LeaseLost(lost)
+    if missing := set(attempted) - held:
+        query = select(EndpointQueue.endpoint_id).where(EndpointQueue.endpoint_id.in_(missing))
+        if lost := set(uow.connection.scalars(query)):
+            raise LeaseLost(lost)
 
 
 def hold(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> list[str]:

@@ -16,11 +16,12 @@ from app.core.pagination import Page, PageRequest, page_of
 from app.core.signing import SigningKey, generate_secret, signing_key
 from app.core.unit_of_work import UnitOfWork
 from app.endpoints import headers as header_rules
-from app.endpoints import repository
+from app.endpoints import queues, repository
 from app.endpoints.models import ID_PREFIX, Endpoint, EndpointQueue, EndpointStatus
 from app.endpoints.policy import Policy, read_policy
 from app.endpoints.subscriptions import EVERYTHING, is_pattern
 from app.events import service as events
+from config.wire import TaskName
 
 MAX_DESCRIPTION_LENGTH = 500
 MAX_SUBSCRIPTIONS = 200
@@ -136,11 +137,7 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     if "filter" in changes:
         row.filter = _checked_filter(changes["filter"])
     if "headers" in changes:
-        merged = _open_headers(uow, row)
-        for name, value in (changes["headers"] or {}).items():
-            merged = {known: kept for known, kept in merged.items() if known.lower() != name.lower()}
-            if value is not None:
-                merged[name] = value
+        merged = _merged(_open_headers(uow, row), changes["headers"] or {})
         row.headers = _seal_headers(uow, workspace_id, endpoint_id, _checked_headers(merged))
     if "policy" in changes:
         row.policy = read_policy({**row.policy, **changes["policy"]}).stored()
@@ -154,6 +151,10 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     row.format = changes.get("format", row.format)
     row.updated_at = repository.database_time(uow.session)
     uow.session.flush()
+    if "policy" in changes:
+        # A rate limit that is lifted may have put off what waits, for up to a day.
+        queues.wake(uow, endpoint_ids=[endpoint_id])
+        uow.ring(TaskName.DELIVERIES_PUMP)
     return _views(uow, [row])[0]
 
 
@@ -201,6 +202,11 @@ def refresh_targets(uow: UnitOfWork, *, known: dict[str, Target | None]) -> dict
     }
 
 
+def list_versions(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> dict[str, datetime]:
+    """Give the versions of endpoints that a pump has leased; those that are gone are absent."""
+    return repository.list_versions_all_workspaces(uow.session, endpoint_ids)
+
+
 def _target(uow: UnitOfWork, row: Endpoint) -> Target:
     return Target(
         endpoint_id=row.id,
@@ -215,10 +221,10 @@ def _target(uow: UnitOfWork, row: Endpoint) -> Target:
 
 
 def _views(uow: UnitOfWork, rows: Sequence[Endpoint]) -> list[EndpointView]:
-    queues = {
+    found = {
         queue.endpoint_id: queue for queue in repository.list_queues(uow.session, [row.id for row in rows])
     }
-    return [_view(uow, row, queues.get(row.id)) for row in rows]
+    return [_view(uow, row, found.get(row.id)) for row in rows]
 
 
 def _view(
@@ -294,6 +300,14 @@ def _checked_headers(headers: dict[str, str]) -> dict[str, str]:
             errors.append(FieldError(f"/headers/{step}", "invalid_header", sentence))
     if errors:
         raise Invalid(errors[0].detail, errors=errors)
+    return headers
+
+
+def _merged(headers: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
+    for name, value in changes.items():
+        headers = {known: kept for known, kept in headers.items() if known.lower() != name.lower()}
+        if value is not None:
+            headers[name] = value
     return headers
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.core.database import copy_in
 from app.core.ids import first_id_at
 from app.core.pagination import PageRequest
 from app.core.unit_of_work import UnitOfWork
@@ -39,9 +40,7 @@ def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
     new = {row["id"] for row in plain}
     if len(plain) > 1 and not uow.is_sqlite:
         # COPY costs a fifth of INSERT, but knows no conflicts.
-        driver: Any = connection.connection
-        with driver.cursor() as cursor, cursor.copy(_COPY) as copy:
-            copy.write("".join(map(_copy_line, plain)))
+        copy_in(connection, _COPY, "".join(map(_copy_line, plain)))
     elif plain:
         connection.execute(_INSERT, plain)
     if own:

@@ -7,7 +7,7 @@ from marshmallow.validate import Length, Regexp
 
 from app.core.errors import AppError, Invalid
 from app.events.service import MAX_BATCH, Draft, Receipt, data_of
-from app.rest.parser import field_errors
+from app.rest.parser import field_errors, summary
 from app.rest.schemas import PageQuery, RequestSchema, Timestamp, format_time, list_of
 
 
@@ -42,10 +42,13 @@ class PublishRequest(RequestSchema):
 _PUBLISH = PublishRequest()
 
 
-class EachEvent(fields.Field[Any]):
-    """One event of a batch: read by itself, so that a bad one does not refuse the others."""
+class EachEvent(fields.Nested):
+    """One event of a batch: read by itself, so that a bad one, null too, does not refuse the others."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Draft | AppError:
+    def deserialize(
+        self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any
+    ) -> Draft | AppError:
+        """Give the event, or why it is none."""
         del attr, data, kwargs
         try:
             draft: Draft = _PUBLISH.load(value)
@@ -53,7 +56,7 @@ class EachEvent(fields.Field[Any]):
             errors = list(
                 field_errors(error.normalized_messages())  # type: ignore[no-untyped-call]
             )
-            return Invalid("; ".join(f"{item.pointer}: {item.detail}" for item in errors[:3]), errors=errors)
+            return Invalid(summary(errors), errors=errors)
         return draft
 
 
@@ -61,7 +64,7 @@ class BatchRequest(RequestSchema):
     """Several events to publish."""
 
     events = fields.List(
-        EachEvent(metadata={"$ref": "#/components/schemas/PublishRequest"}),
+        EachEvent(PublishRequest),
         required=True,
         validate=Length(1, MAX_BATCH),
     )

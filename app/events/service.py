@@ -114,8 +114,8 @@ def publish_many(
             continue
         event_id = new_id(ID_PREFIX)
         occurred_at = draft.occurred_at or moment
-        body = envelope(event_id, draft.type, occurred_at, json_body.dumps(draft.data))
-        if len(body) > MAX_EVENT_BYTES:
+        data = json_body.dumps(draft.data)
+        if len(data) > MAX_EVENT_BYTES:
             outcomes.append(EventTooLarge(f"An event may have up to {MAX_EVENT_BYTES} bytes."))
             continue
         rows.append(
@@ -126,7 +126,7 @@ def publish_many(
                 "external_id": draft.external_id,
                 "occurred_at": occurred_at,
                 "created_at": moment,
-                "body": body,
+                "body": envelope(event_id, draft.type, occurred_at, data),
             }
         )
         outcomes.append(

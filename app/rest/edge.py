@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from app.core import idempotency, json_body, problems
-from app.core.errors import AppError, BadRequest, TooLarge
+from app.core.errors import AppError, BadRequest, NotFound, TooLarge
 from app.core.unit_of_work import UnitOfWork
 from app.rest import context
 from app.rest.blueprint import DEFAULT_BODY_BYTES, PUBLIC
@@ -129,6 +129,11 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
         scope = getattr(view, "scope", PUBLIC)
         if scope != PUBLIC:
             g.credential = authenticate(scope)
+        # PostgreSQL's text cannot hold it, so nothing can be named or found by it.
+        if "\0" in request.path:
+            raise NotFound
+        if b"%00" in request.query_string:
+            raise BadRequest("The query has a NUL character (%00).")
         if request.content_length is not None and request.content_length > request.max_content_length:
             raise TooLarge(f"The body may have up to {request.max_content_length} bytes.")
 

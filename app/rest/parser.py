@@ -10,9 +10,10 @@ from webargs.flaskparser import FlaskParser
 from app.core import json_body
 from app.core.errors import AppError, FieldError, Invalid
 
+_UNKNOWN_FIELD = "Unknown field."
 _CODES = {
     "Missing data for required field.": "required",
-    "Unknown field.": "unknown_field",
+    _UNKNOWN_FIELD: "unknown_field",
     "Field may not be null.": "null",
 }
 
@@ -53,14 +54,16 @@ class Parser(FlaskParser):
         del req, schema, error_status_code, error_headers
         messages = error.normalized_messages()  # type: ignore[no-untyped-call]
         errors = [item for location in messages.values() for item in field_errors(location)]
-        raise Invalid(_summary(errors), errors=errors) from None
+        raise Invalid(summary(errors), errors=errors) from None
 
 
 def field_errors(messages: Any, pointer: str = "") -> Iterator[FieldError]:
     """Flatten marshmallow's nested messages."""
     if isinstance(messages, dict):
         for key, value in messages.items():
-            step = "" if key == "_schema" else "/" + str(key).replace("~", "~0").replace("/", "~1")
+            # marshmallow's name for the object itself, unless that is what the client called a field.
+            whole = key == "_schema" and value != [_UNKNOWN_FIELD]
+            step = "" if whole else "/" + str(key).replace("~", "~0").replace("/", "~1")
             yield from field_errors(value, pointer + step)
     elif isinstance(messages, list):
         for message in messages:
@@ -69,5 +72,6 @@ def field_errors(messages: Any, pointer: str = "") -> Iterator[FieldError]:
         yield FieldError(pointer, _CODES.get(str(messages), "invalid"), str(messages))
 
 
-def _summary(errors: list[FieldError]) -> str:
+def summary(errors: list[FieldError]) -> str:
+    """Say in one line what is wrong."""
     return "; ".join(f"{error.pointer or 'body'}: {error.detail}" for error in errors[:3])

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from tests import receivers
 from tests.api import expect
@@ -18,7 +19,7 @@ def test_another_workspaces_object_looks_like_one_that_is_not_there(new_api, dra
     before = [theirs.get(path).json for path in readable]
 
     for method, rule in routes:
-        body = {} if method in ("POST", "PATCH") else None
+        body: Any = {} if method in ("POST", "PATCH") else None
         answers = [
             mine.call(method, path, body, headers={"X-Request-Id": "same"})
             for path in (path_of(rule, ids), path_of(rule))

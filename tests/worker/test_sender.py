@@ -719,6 +719,7 @@ def test_an_exception_in_a_callback_comes_out_of_run_and_spoils_nothing_else(
     with receivers.ok(body=b"the body") as receiver:
         sender = new_sender(receiver.url)
         assert send_one(sender, outgoing(f"{receiver.url}/")).error_code is None
+        receiver.script("/", [receivers.Answer(body=b"the body", delay=0.1)])  # so that a timer is set
         sender.start(outgoing(f"{receiver.url}/", tag="bad"))
         with monkeypatch.context() as patched:
             spoil(callback, sender, patched)

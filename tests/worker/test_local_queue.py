@@ -1,0 +1,247 @@
+"""What a leased queue lets out and when: its cap, its rate limit, and first attempts before retries."""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.core.signing import signing_key
+from app.deliveries.work import DueDelivery
+from app.endpoints.policy import Policy
+from app.endpoints.service import Target
+from worker import local_queue
+from worker.local_queue import LocalQueue
+
+
+class Clock:
+    """A monotonic clock that tests move."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """Give the clock of local_queue.py."""
+    made = Clock()
+    monkeypatch.setattr(local_queue, "time", made)
+    return made
+
+
+def target(*, active: bool = True, **policy: Any) -> Target:
+    return Target(
+        endpoint_id="ep_1",
+        workspace_id="ws_1",
+        active=active,
+        url="https://hooks.example.com/",
+        headers=(),
+        signing_keys=(signing_key("a secret of 16 characters"),),
+        policy=Policy(**policy),
+        version=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def queue(rate_limited_until: datetime | None = None, *, active: bool = True, **policy: Any) -> LocalQueue:
+    made = LocalQueue("ep_1", rate_limited_until)
+    made.configure(target(active=active, **policy), 0)
+    return made
+
+
+def fill(filled: LocalQueue, first: int = 0, retries: int = 0) -> None:
+    for attempt_count, count in ((0, first), (1, retries)):
+        for number in range(count):
+            kind = "retry" if attempt_count else "first"
+            delivery_id = f"{kind}{number}"
+            filled.put(
+                DueDelivery(delivery_id, "ep_1", "ws_1", "evt_1", "ping", attempt_count, "auto", b"{}")
+            )
+
+
+def take_all(filled: LocalQueue) -> list[str]:
+    taken = []
+    while (delivery := filled.take()) is not None:
+        taken.append(delivery.id)
+    return taken
+
+
+# --- the cap
+
+
+@pytest.mark.parametrize("cap", [1, 3, 100])
+def test_no_more_than_the_cap_are_in_flight(cap):
+    made = queue(max_in_flight=cap)
+    fill(made, first=cap + 5)
+    assert len(take_all(made)) == cap
+    assert (made.in_flight, made.unrecorded) == (cap, cap)
+    made.finished()
+    assert len(take_all(made)) == 1
+    assert (made.in_flight, made.unrecorded) == (cap, cap + 1)
+
+
+def test_a_lower_cap_holds_from_the_next_one_on():
+    made = queue(max_in_flight=4)
+    fill(made, first=10)
+    assert len(take_all(made)) == 4
+    made.configure(target(max_in_flight=2), 1)
+    made.finished()
+    made.finished()
+    assert made.take() is None
+    made.finished()
+    assert made.take() is not None
+
+
+# --- who may send
+
+
+def test_without_configuration_nothing_goes_out():
+    made = LocalQueue("ep_1", None)
+    fill(made, first=1)
+    assert made.take() is None
+    assert made.wanted(100) == (0, 0)
+
+
+def test_a_paused_a_deleted_and_a_lost_queue_send_and_want_nothing():
+    paused = queue(active=False)
+    deleted = queue()
+    deleted.configure(None, 1)
+    lost = queue()
+    lost.lose()
+    lost.configure(target(), 1)  # a lost one stays lost whatever its endpoint's state
+    for made in (paused, deleted, lost):
+        fill(made, first=1)
+        assert made.take() is None
+        assert made.wanted(100) == (0, 0)
+        assert [delivery.id for delivery in made.empty()] == ["first0"]
+        assert not made.has_buffered
+
+
+# --- order
+
+
+def test_first_attempts_go_first_in_their_order_and_every_third_pick_is_a_retry():
+    made = queue(max_in_flight=100)
+    fill(made, first=5, retries=4)
+    assert take_all(made) == [
+        *("first0", "first1", "retry0", "first2", "first3", "retry1", "first4"),
+        *("retry2", "retry3"),
+    ]
+
+
+def test_alone_each_kind_has_all_slots():
+    for kind in ({"first": 4}, {"retries": 4}):
+        made = queue(max_in_flight=100)
+        fill(made, **kind)
+        assert len(take_all(made)) == 4
+
+
+# --- how much to claim
+
+
+@pytest.mark.usefixtures("clock")
+def test_twice_the_cap_is_claimed_ahead_of_each_kind():
+    assert queue(max_in_flight=10).wanted(1000) == (20, 20)
+
+
+@pytest.mark.usefixtures("clock")
+def test_no_more_is_claimed_than_there_is_room_for():
+    assert queue(max_in_flight=10).wanted(25) == (20, 5)
+    assert queue(max_in_flight=10).wanted(5) == (5, 0)
+
+
+@pytest.mark.usefixtures("clock")
+def test_more_is_claimed_when_half_is_used_up():
+    made = queue(max_in_flight=10)
+    fill(made, first=11)
+    assert made.wanted(1000) == (0, 20)
+    made.take()
+    assert made.wanted(1000) == (10, 20)
+
+
+def test_a_fast_endpoint_has_a_third_of_a_second_claimed_ahead(clock):
+    made = queue(max_in_flight=10)
+    for _ in range(1000):
+        made.in_flight += 1
+        made.finished()
+    clock.seconds += 1
+    assert made.wanted(10_000)[0] == 300
+
+
+# --- the rate limit
+
+
+def test_without_a_limit_nothing_is_limited(clock):
+    made = queue()
+    assert made.limited_for(clock.seconds) == 0
+    assert made.rate_limited_until() is None
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(1, 1), (5, 1), (10, 60), (100_000, 86_400)])
+def test_the_whole_allowance_may_go_at_once_and_then_one_per_interval(clock, count, seconds):
+    made = queue(max_in_flight=10**6, rate_limit={"count": count, "seconds": seconds})
+    burst = min(count, 50)
+    if burst < count:
+        made._arrival = clock.seconds + (count - burst) * seconds / count
+    fill(made, first=burst + 3)
+    assert len(take_all(made)) == burst
+    interval = seconds / count
+    for _ in range(3):
+        assert made.limited_for(clock.seconds) == pytest.approx(interval)
+        clock.seconds += interval * 0.99
+        assert made.take() is None
+        clock.seconds += interval * 0.02
+        assert made.take() is not None
+        assert made.take() is None
+        clock.seconds -= interval * 0.01
+
+
+def test_a_quiet_time_saves_up_one_allowance_and_no_more(clock):
+    made = queue(max_in_flight=100, rate_limit={"count": 5, "seconds": 10})
+    fill(made, first=5)
+    assert len(take_all(made)) == 5
+    clock.seconds += 3600
+    fill(made, first=50)
+    assert len(take_all(made)) == 5
+
+
+def test_over_a_long_time_the_limit_is_the_rate(clock):
+    made = queue(max_in_flight=10**6, rate_limit={"count": 7, "seconds": 3})
+    fill(made, first=2000)
+    sent = 0
+    for _ in range(3000):
+        sent += len(take_all(made))
+        clock.seconds += 0.1
+    assert 700 <= sent <= 700 + 7
+
+
+def test_what_is_limited_costs_no_slot_and_no_delivery(clock):
+    made = queue(max_in_flight=10, rate_limit={"count": 1, "seconds": 60})
+    fill(made, first=2)
+    made.take()
+    assert made.take() is None
+    assert (made.in_flight, made.unrecorded) == (1, 1)
+    assert made.has_buffered
+
+
+def test_the_next_pump_takes_the_limit_over():
+    limit = {"count": 2, "seconds": 60}
+    one = queue(max_in_flight=10, rate_limit=limit)
+    fill(one, first=2)
+    assert len(take_all(one)) == 2
+    until = one.rate_limited_until()
+    assert until is not None
+    assert until - datetime.now(UTC) == pytest.approx(timedelta(seconds=60), abs=timedelta(seconds=1))
+
+    other = queue(until, max_in_flight=10, rate_limit=limit)
+    fill(other, first=2)
+    assert other.take() is None
+    assert other.limited_for(time.monotonic()) == pytest.approx(30, abs=1)
+
+
+def test_a_limit_that_was_lifted_no_longer_holds():
+    made = queue(datetime.now(UTC) + timedelta(hours=5), max_in_flight=10)
+    fill(made, first=2)
+    assert len(take_all(made)) == 2
