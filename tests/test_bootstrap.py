@@ -103,7 +103,7 @@ def test_with_uv_it_uses_that(project, uv):
     venv, pip = calls.read_text().splitlines()
     assert venv == f"venv --quiet --allow-existing --python {sys.executable} {project / '.venv'}"
     assert pip == (
-        f"pip install --python {project / '.venv' / 'bin' / 'python'} --quiet --require-hashes -r requirements.txt"
+        f"pip install --quiet --compile-bytecode --python {project / '.venv' / 'bin' / 'python'} --require-hashes -r requirements.txt"
     )
     assert "--json" not in result.stdout
 

@@ -7,6 +7,7 @@ from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base, IdText, UtcDateTime, utc_now
+from app.workspaces.models import Workspace
 
 ID_PREFIX = "key"
 
@@ -26,7 +27,7 @@ class ApiKey(Base):
     __table_args__ = (Index("ix_api_keys_workspace_id_id", "workspace_id", "id"),)
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)
-    workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey("workspaces.id"))
+    workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey(Workspace.id))
     name: Mapped[str] = mapped_column(Text)
     prefix: Mapped[str] = mapped_column(Text)
     # Looked up by value: unique, since two rows for one key would make revoking one of them mean nothing.

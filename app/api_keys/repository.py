@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, Select, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.api_keys.models import ApiKey, KeyStatus
@@ -20,7 +20,7 @@ _BY_STATUS: dict[KeyStatus, ColumnElement[bool]] = {
     ),
 }
 
-_CREDENTIAL: Select[Any] = select(
+_CREDENTIAL: Any = select(
     ApiKey.id,
     ApiKey.workspace_id,
     ApiKey.scopes,
@@ -33,7 +33,7 @@ _CREDENTIAL: Select[Any] = select(
 
 
 @cache
-def _by_hash(count: int) -> Select[Any]:
+def _by_hash(count: int) -> Any:
     """Give the look-up for a number of live peppers; made once, since every request runs it."""
     names = [bindparam(f"hash_{index}", type_=LargeBinary()) for index in range(count)]
     return _CREDENTIAL.where(or_(*(ApiKey.key_hash == name for name in names)))

@@ -101,6 +101,9 @@ class Database:
 
 def copy_in(connection: Connection, statement: str, lines: str) -> None:
     """Run PostgreSQL's `COPY … FROM STDIN`. Errors are SQLAlchemy's, as those of `execute` are."""
+    if not connection.in_transaction():
+        # SQLAlchemy does not see what the driver does: as the first statement it would never be committed.
+        connection.begin()
     driver: Any = connection.connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:

@@ -31,7 +31,7 @@ def read_retry_after(value: str, moment: datetime) -> float:
         return float(value[:9])
     try:
         wanted = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for numbers that no C integer holds
         return 0
     if wanted.tzinfo is None:
         return 0

@@ -8,6 +8,7 @@ from sqlalchemy import JSON, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base, IdText, UtcDateTime, utc_now
+from app.workspaces.models import Workspace
 
 ID_PREFIX = "ep"
 
@@ -26,7 +27,7 @@ class Endpoint(Base):
     __table_args__ = (Index("ix_endpoints_workspace_id_id", "workspace_id", "id"),)
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)
-    workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey("workspaces.id"))
+    workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey(Workspace.id))
     url: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text)
     status: Mapped[str] = mapped_column(Text, default=EndpointStatus.ACTIVE.value)

@@ -50,13 +50,9 @@ def any_due(uow: UnitOfWork) -> bool:
 
 def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> set[str]:
     """Prolong leases; gives those that are still held."""
-    if not endpoint_ids:
-        return set()
-    held = _lock(uow, endpoint_ids, lease_id)
-    uow.connection.execute(
-        _RENEW_SQLITE if uow.is_sqlite else _RENEW_POSTGRESQL,
-        {"ids": held},
-    )
+    held = _lock(uow, endpoint_ids, lease_id) if endpoint_ids else []
+    if held:
+        uow.connection.execute(_RENEW_SQLITE if uow.is_sqlite else _RENEW_POSTGRESQL, {"ids": held})
     return set(held)
 
 

@@ -8,7 +8,7 @@ from marshmallow.validate import Length, OneOf, Range
 from app.endpoints import policy
 from app.endpoints.models import EndpointStatus
 from app.endpoints.service import MAX_DESCRIPTION_LENGTH, MAX_SUBSCRIPTIONS
-from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Timestamp, list_of
+from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Texts, Timestamp, list_of
 
 _NO_NUL = "No NUL characters."
 
@@ -53,9 +53,8 @@ class EndpointFields(RequestSchema):
         allow_none=True,
         metadata={"description": "A condition on the envelope; only events that match are delivered."},
     )
-    headers = fields.Dict(
-        keys=fields.String(),
-        values=fields.String(allow_none=True),
+    headers = Texts(
+        allow_none_values=True,
         metadata={"description": "Custom request headers; their values are never shown again."},
     )
     format = fields.String(validate=OneOf(["default"]))
@@ -84,7 +83,9 @@ class EndpointRequest(EndpointFields):
         allow_none=True,
         metadata={"description": "Your own, 16 to 256 printable ASCII characters; generated if absent."},
     )
-    headers = fields.Dict(keys=fields.String(), values=fields.String())
+    headers = Texts(
+        metadata={"description": "Custom request headers; their values are never shown again."},
+    )
 
 
 class EndpointQuery(PageQuery):

@@ -78,7 +78,7 @@ def create(
     policy: dict[str, Any] | None = None,
 ) -> EndpointView:
     """Make an endpoint, active at once; the answer has its signing secret. Raises `Invalid`, naming the field."""
-    secret = signing_secret or generate_secret()
+    secret = generate_secret() if signing_secret is None else signing_secret
     _check_secret(secret)
     endpoint_id = new_id(ID_PREFIX)
     moment = repository.database_time(uow.session)
@@ -257,25 +257,26 @@ def _checked_url(uow: UnitOfWork, url: str) -> str:
         raise invalid_field("/url", error.code, error.detail) from None
 
 
-def _checked_events(uow: UnitOfWork, workspace_id: str, names: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(names))
+def _checked_events(uow: UnitOfWork, workspace_id: str, given: Sequence[str]) -> list[str]:
+    names = list(dict.fromkeys(given))
     if not 1 <= len(names) <= MAX_SUBSCRIPTIONS:
         raise invalid_field("/events", "length", f"Subscribe to 1 to {MAX_SUBSCRIPTIONS} event types.")
-    errors = []
-    for index, name in enumerate(names):
-        if is_pattern(name) and name != EVERYTHING and not events.TYPE_NAME.fullmatch(name[:-1] + "x"):
-            errors.append(
-                FieldError(f"/events/{index}", "invalid", f"{name!r} is no group such as `message.*`.")
-            )
     plain = [name for name in names if not is_pattern(name)]
-    unknown = events.unknown_types(uow, workspace_id=workspace_id, names=plain)
-    errors += [
-        FieldError(f"/events/{names.index(name)}", "unknown_event_type", f"There is no event type {name!r}.")
-        for name in unknown
-    ]
+    unknown = set(events.unknown_types(uow, workspace_id=workspace_id, names=plain))
+    errors = []
+    for name in names:
+        shown, pointer = repr(name[: events.MAX_TYPE_NAME_LENGTH]), f"/events/{given.index(name)}"
+        if name in unknown:
+            errors.append(FieldError(pointer, "unknown_event_type", f"There is no event type {shown}."))
+        elif is_pattern(name) and name != EVERYTHING and not _is_group(name):
+            errors.append(FieldError(pointer, "invalid", f"{shown} is no group such as `message.*`."))
     if errors:
         raise Invalid(errors[0].detail, errors=errors)
     return names
+
+
+def _is_group(name: str) -> bool:
+    return len(name) <= events.MAX_TYPE_NAME_LENGTH and bool(events.TYPE_NAME.fullmatch(name[:-1] + "x"))
 
 
 def _checked_filter(tree: Any) -> Any:

@@ -116,6 +116,16 @@ def list_types(session: Session, workspace_id: str) -> Sequence[CustomEventType]
     ).all()
 
 
+def put_type(uow: UnitOfWork, row: dict[str, Any]) -> None:
+    """Add or replace one of the workspace's own types; the same one twice at once is one after the other."""
+    dialect = sqlite if uow.is_sqlite else postgresql
+    statement = dialect.insert(CustomEventType).values(row)
+    changed = {name: statement.excluded[name] for name in ("description", "schema", "example")}
+    uow.session.execute(
+        statement.on_conflict_do_update(index_elements=["workspace_id", "name"], set_=changed)
+    )
+
+
 def delete_type(session: Session, workspace_id: str, name: str) -> bool:
     """Delete one of the workspace's own types; tells whether there was one."""
     result = session.execute(

@@ -213,6 +213,8 @@ def put_type(
             f"A type is named like `order.created`, in up to {MAX_TYPE_NAME_LENGTH} lower-case letters.",
         )
     if schema is not None:
+        if not isinstance(schema, dict | bool):  # the validator would read a string as the text of a schema
+            raise invalid_field("/schema", "invalid_schema", "A JSON Schema is an object, true or false.")
         if len(json_body.dumps(schema)) > MAX_SCHEMA_BYTES:
             raise invalid_field("/schema", "too_large", f"A schema may have up to {MAX_SCHEMA_BYTES} bytes.")
         try:
@@ -224,13 +226,17 @@ def put_type(
     rows = repository.find_types(uow.session, workspace_id, [name])
     if not rows and len(repository.list_types(uow.session, workspace_id)) >= MAX_OWN_TYPES:
         raise invalid_field("/name", "too_many", f"A workspace has up to {MAX_OWN_TYPES} types of its own.")
-    row = uow.session.merge(
-        CustomEventType(
-            workspace_id=workspace_id, name=name, description=description, schema=schema, example=example
-        )
+    repository.put_type(
+        uow,
+        {
+            "workspace_id": workspace_id,
+            "name": name,
+            "description": description,
+            "schema": schema,
+            "example": example,
+        },
     )
-    uow.session.flush()
-    return _own(row)
+    return CatalogueEntry(name, description, schema, example, built_in=False)
 
 
 def delete_type(uow: UnitOfWork, *, workspace_id: str, name: str) -> None:

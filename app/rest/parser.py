@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from flask import Request
+from flask import Request, g
 from marshmallow import Schema, ValidationError
 from webargs.flaskparser import FlaskParser
 
 from app.core import json_body
-from app.core.errors import AppError, FieldError, Invalid
+from app.core.errors import AppError, FieldError, Invalid, TooLarge
 
 _UNKNOWN_FIELD = "Unknown field."
 _CODES = {
@@ -35,6 +35,7 @@ class Parser(FlaskParser):
         """Give the body's value; an absent body is `{}`."""
         del schema
         raw = req.get_data(cache=True)
+        check_length(len(raw))
         if not raw:
             return {}
         if not req.is_json:
@@ -55,6 +56,12 @@ class Parser(FlaskParser):
         messages = error.normalized_messages()  # type: ignore[no-untyped-call]
         errors = [item for location in messages.values() for item in field_errors(location)]
         raise Invalid(summary(errors), errors=errors) from None
+
+
+def check_length(length: int) -> None:
+    """Raise `TooLarge` if the current route takes no body of so many bytes."""
+    if length > g.max_body_bytes:
+        raise TooLarge(f"The body may have up to {g.max_body_bytes} bytes.")
 
 
 def field_errors(messages: Any, pointer: str = "") -> Iterator[FieldError]:

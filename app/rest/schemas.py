@@ -72,6 +72,26 @@ class PageQuery(Schema):
     cursor = fields.String(load_default=None, metadata={"description": "`next_cursor` of the answer before."})
 
 
+class Texts(fields.Dict):
+    """An object of strings; a fault points to its entry."""
+
+    def __init__(self, *, allow_none_values: bool = False, **kwargs: Any) -> None:
+        super().__init__(keys=fields.String(), values=fields.String(allow_none=allow_none_values), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        try:
+            return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        except ValidationError as error:
+            if not isinstance(error.messages, dict):
+                raise
+            # marshmallow tells faults of an entry's name and value apart by a further level.
+            flat = {
+                name: [fault for each in faults.values() for fault in each]
+                for name, faults in error.messages.items()
+            }
+            raise ValidationError(flat) from None
+
+
 class CommaSeparated(fields.Field[list[str]]):
     """A query parameter of several words, `?status=active,expired`, from a known set."""
 

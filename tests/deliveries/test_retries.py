@@ -64,7 +64,7 @@ def test_a_delay_is_never_cut_short_and_at_most_a_tenth_longer(schedule, attempt
 
 
 def test_many_delays_are_spread():
-    delays = {delay_after(PROMISED, 5) for _ in range(100)}
+    delays = {delay_after(PROMISED, 5) or 0 for _ in range(100)}
     assert len(delays) > 90
     assert max(delays) - min(delays) > 90  # of the 180 s that 1800 s may be spread over
 
@@ -82,7 +82,10 @@ def test_many_delays_are_spread():
         ("Sun Mar  1 12:05:00 2026 GMT", 300),
         ("Sun, 01 Mar 2026 14:05:00 +0200", 300),
         ("Sun, 01 Mar 2026 11:55:00 GMT", 0),  # past
-        ("Fri, 31 Dec 9999 23:59:59 GMT", (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - MOMENT).total_seconds()),
+        (
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+            (datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC) - MOMENT).total_seconds(),
+        ),
         ("", 0),
         ("-120", 0),
         ("+120", 0),

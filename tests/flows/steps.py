@@ -13,11 +13,13 @@ from typing import Any
 import standardwebhooks
 import stripe
 from sqlalchemy import select
+from werkzeug.test import TestResponse
 
 from app.core.unit_of_work import Resources, open_resources
 from app.deliveries import engine
 from app.deliveries.models import Delivery
 from app.endpoints.models import EndpointQueue
+from app.events import service as events
 from tests.conftest import Api
 from tests.receivers import Answer, Connection, Received, Receiver, good_context
 from worker.pump import Pump
@@ -32,35 +34,37 @@ def url_of(receiver: Receiver | str, path: str = "/hook") -> str:
     return origin.replace("localhost", "127.0.0.1") + path
 
 
+def accepted(answer: TestResponse, status: int = 200) -> Any:
+    """Give what the API answered, if it is what was expected."""
+    assert answer.status_code == status, answer.json
+    return answer.json
+
+
 def make_endpoint(api: Api, receiver: Receiver | str, path: str = "/hook", **fields: Any) -> dict[str, Any]:
     """Make an endpoint; gives it as the API shows it."""
     fields = {"url": url_of(receiver, path), "events": ["message.received"], **fields}
-    answer = api.post("/v1/endpoints", fields)
-    assert answer.status_code == 201, answer.json
-    made: dict[str, Any] = answer.json
+    made: dict[str, Any] = accepted(api.post("/v1/endpoints", fields), 201)
     return made
 
 
 def change_endpoint(api: Api, made: dict[str, Any], **changes: Any) -> None:
     """Change an endpoint."""
-    answer = api.call("PATCH", f"/v1/endpoints/{made['id']}", changes)
-    assert answer.status_code == 200, answer.json
+    accepted(api.call("PATCH", f"/v1/endpoints/{made['id']}", changes))
 
 
 def publish(api: Api, event_type: str = "message.received", **data: Any) -> dict[str, Any]:
     """Publish an event; gives it as the API shows it."""
-    answer = api.post("/v1/events", {"type": event_type, "data": data or {"text": "hi"}})
-    assert answer.status_code == 202, answer.json
-    published: dict[str, Any] = answer.json
+    event = {"type": event_type, "data": data or {"text": "hi"}}
+    published: dict[str, Any] = accepted(api.post("/v1/events", event), 202)
     return published
 
 
 def publish_many(api: Api, count: int, event_type: str = "message.received") -> list[str]:
     """Publish events as one batch; gives their ids."""
     drafts = [{"type": event_type, "data": {"text": "hi"}} for _ in range(count)]
-    answer = api.post("/v1/events/batch", {"events": drafts})
-    assert answer.json["accepted"] == count, answer.json
-    return [receipt["id"] for receipt in answer.json["data"]]
+    answer = accepted(api.post("/v1/events/batch", {"events": drafts}), 202)
+    assert answer["accepted"] == count, answer
+    return [receipt["id"] for receipt in answer["data"]]
 
 
 def log_of(api: Api, made: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,12 +81,11 @@ def _all_pages(api: Api, path: str) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     cursor = ""
     while True:
-        answer = api.get(path + cursor)
-        assert answer.status_code == 200, answer.json
-        items += answer.json["data"]
-        if answer.json["next_cursor"] is None:
+        page = accepted(api.get(path + cursor))
+        items += page["data"]
+        if page["next_cursor"] is None:
             return items
-        cursor = f"&cursor={answer.json['next_cursor']}"
+        cursor = f"&cursor={page['next_cursor']}"
 
 
 def the_delivery(resources: Resources) -> Delivery:
@@ -94,9 +97,7 @@ def the_delivery(resources: Resources) -> Delivery:
 def queue_of(resources: Resources, made: dict[str, Any]) -> EndpointQueue:
     """Give the row of an endpoint's queue."""
     with resources.transaction(write=False) as uow:
-        return uow.session.scalars(
-            select(EndpointQueue).where(EndpointQueue.endpoint_id == made["id"])
-        ).one()
+        return uow.session.scalars(select(EndpointQueue).where(EndpointQueue.endpoint_id == made["id"])).one()
 
 
 def pass_time(resources: Resources, seconds: float) -> None:
@@ -144,7 +145,7 @@ def workers(resources: Resources, *, pumps: int = 1) -> Iterator[None]:
     def fan_out() -> None:
         while not stopping.wait(_POLL_SECONDS):
             with resources.transaction(write=False) as uow:
-                waiting = engine.events.any_not_fanned_out(uow)
+                waiting = events.any_not_fanned_out(uow)
             if waiting:
                 with resources.transaction() as uow:
                     engine.fan_out(uow)

@@ -3,18 +3,21 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from app.core.egress_policy import EgressPolicy
 from tests import receivers
 from tests.flows.steps import deliveries_of, log_of, make_endpoint, publish, queue_of, the_delivery, url_of
+from tests.receivers import Receiver
 from worker.pump import Pump
 from worker.runtime import new_sender
 
 TIMEOUT_SECONDS = 1
 
-BAD_RECEIVERS = {
+BAD_RECEIVERS: dict[str, tuple[Callable[[], AbstractContextManager[Receiver | str]], str]] = {
     "refuses": (receivers.refuses, "connect_failed"),
     "resets at accept": (receivers.resets_at_accept, "connect_failed"),
     "closes at accept": (receivers.closes_at_accept, "connect_failed"),

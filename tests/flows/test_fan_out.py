@@ -3,6 +3,7 @@
 from collections import Counter
 
 from app.deliveries import engine
+from app.events import service as events
 from tests import receivers
 from tests.flows.steps import (
     change_endpoint,
@@ -13,9 +14,10 @@ from tests.flows.steps import (
     publish,
     publish_many,
 )
+from tests.receivers import Receiver
 
 
-def paths(receiver) -> Counter[str]:
+def paths(receiver: Receiver) -> Counter[str]:
     return Counter(request.path for request in receiver.requests)
 
 
@@ -30,16 +32,15 @@ def test_it_goes_to_names_groups_and_everything_that_match(api, drain):
         "/other-group": ["contact.*", "conversation.*"],
     }
     with receivers.ok() as receiver:
-        for path, events in subscriptions.items():
-            make_endpoint(api, receiver, path, events=events)
+        for path, names in subscriptions.items():
+            make_endpoint(api, receiver, path, events=names)
         publish(api)
         assert drain() == 5
         assert paths(receiver) == Counter(["/named", "/several", "/twice", "/group", "/everything"])
 
         receiver.requests.clear()
         contact = {"id": "con_1", "channel": "whatsapp"}
-        answer = api.post("/v1/events", {"type": "contact.created", "data": {"contact": contact}})
-        assert answer.status_code == 202, answer.json
+        publish(api, "contact.created", contact=contact)
         assert drain() == 4
         assert paths(receiver) == Counter(["/several", "/twice", "/everything", "/other-group"])
 
@@ -98,7 +99,7 @@ def test_an_event_that_nobody_wants_is_done_with(api, drain, resources):
     event = publish(api)
     assert drain() == 0
     with resources.transaction(write=False) as uow:
-        assert not engine.events.any_not_fanned_out(uow)
+        assert not events.any_not_fanned_out(uow)
     assert api.get(f"/v1/events/{event['id']}").json["deliveries"] == []
 
 
@@ -145,9 +146,9 @@ def test_a_large_fan_out_is_made_in_parts_and_whole(api, drain, resources, monke
 def test_two_thousand_deliveries_over_twenty_endpoints_arrive_once_each_and_are_logged_once_each(api, drain):
     with receivers.ok() as receiver:
         made = {f"/{number}": make_endpoint(api, receiver, f"/{number}") for number in range(20)}
-        events = publish_many(api, 100)
+        published = publish_many(api, 100)
         assert drain() == 2000
-        expected = Counter((path, event) for path in made for event in events)
+        expected = Counter((path, event) for path in made for event in published)
         assert ids_received(receiver.requests) == expected
 
     logged: Counter[tuple[str, str]] = Counter()

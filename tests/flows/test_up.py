@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import signal
 import ssl
 import subprocess
@@ -21,7 +22,7 @@ from app.development.api import Api
 from app.events.catalogue import BUILT_IN
 from app.processes import ROOT
 from config.settings import process_environment
-from tests.conftest import SETTING_NAMES
+from tests.conftest import SETTING_NAMES, TEST_BROKER_URL, TEST_DATABASE_URL, _on_server, _server
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at processes through /proc")
 
@@ -29,10 +30,11 @@ pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks at pro
 class Up:
     """One run of `./botbat up`."""
 
-    def __init__(self, data_dir: Path, port: int, output: Path, *options: str) -> None:
-        environment = process_environment(BOTBAT_DATA_DIR=str(data_dir), PORT=str(port))
-        for name in set(SETTING_NAMES) - {"BOTBAT_DATA_DIR", "PORT"}:
-            environment.pop(name, None)
+    def __init__(self, data_dir: Path, port: int, output: Path, *options: str, **settings: str) -> None:
+        environment = {
+            name: value for name, value in process_environment().items() if name not in SETTING_NAMES
+        }
+        environment |= {"BOTBAT_DATA_DIR": str(data_dir), "PORT": str(port), **settings}
         self.data_dir = data_dir
         self.output = output
         self._started = time.monotonic()
@@ -226,11 +228,16 @@ def test_killed_processes_are_started_again_and_deliver(first, dev):
     until(lambda: any(request["headers"]["webhook-id"] == event for request in received(dev)), 20)
 
 
-def test_ctrl_c_stops_everything_within_ten_seconds(first):
+def test_ctrl_c_stops_everything_within_ten_seconds(first, dev):
+    """Also while a delivery hangs."""
+    api = Api(dev["base_url"], dev["api_key"])
+    url = dev["inbox_url"].replace("/inbox", "/hang")
+    api.post("/v1/endpoints", {"url": url, "events": ["contact.updated"]})
+    api.post("/v1/events", {"type": "contact.updated", "data": {}})
+    until(lambda: any(request["path"] == "/hang" for request in received(dev)))
     assert len(first.processes()) > 6
     assert first.stop(signal.SIGINT) < 10
     assert first.processes() == {}
-    assert "killed" not in first.text.partition("stopping ...")[2]
     assert not (first.data_dir / "broker_url").exists()
 
 
@@ -250,3 +257,27 @@ def test_a_later_start_has_the_same_key_and_publishes_nothing(first, dev, place,
         assert again.processes() == {}
     finally:
         end(again)
+
+
+@pytest.mark.skipif(not (TEST_DATABASE_URL and TEST_BROKER_URL), reason="there is no PostgreSQL or no Redis")
+def test_it_uses_the_database_and_the_broker_that_it_is_given(tmp_path):
+    name = f"botbat_up_{secrets.token_hex(6)}"
+    _on_server(f'CREATE DATABASE "{name}"')
+    database_url = _server().set(database=name).render_as_string(hide_password=False)
+    up = Up(
+        tmp_path / "data",
+        ports.free(),
+        tmp_path / "output",
+        DATABASE_URL=database_url,
+        BROKER_URL=TEST_BROKER_URL,
+    )
+    try:
+        up.wait_for("Ctrl-C stops everything.")
+        assert len(re.findall(r"^receiver .* 200 in", up.text, re.MULTILINE)) == len(BUILT_IN)
+        assert not any("valkey" in line for line in up.processes().values())
+        assert {"broker_url", "botbat.db"}.isdisjoint(path.name for path in up.data_dir.iterdir())
+        assert up.stop(signal.SIGTERM) < 10
+        assert up.processes() == {}
+    finally:
+        end(up)
+        _on_server(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -225,8 +225,8 @@ def test_leases_are_renewed_while_requests_take_long(api, resources, sender, mon
         running = Running(Pump(resources, sender))
         receiver.wait_for_requests(1)
         pass_time(resources, 30)
-        before = queue_of(resources, made).leased_until
-        wait_until(lambda: queue_of(resources, made).leased_until > before, 2)
+        soon = now() + timedelta(seconds=30)
+        wait_until(lambda: (queue_of(resources, made).leased_until or soon) > soon, 2)
         running.join()
 
 
@@ -305,9 +305,10 @@ def test_a_fault_of_ours_ends_the_pump_and_leaves_the_work_due(api, resources, s
         made = make_endpoint(api, receiver)
         publish_many(api, 3)
         fan_out(resources)
-        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        with monkeypatch.context() as patch:
             patch.setattr(engine, place, fail)
-            Pump(resources, sender).run()
+            with pytest.raises(ZeroDivisionError):
+                Pump(resources, sender).run()
         assert sender.in_flight == 0
         assert queue_of(resources, made).lease_id is None
         receiver.requests.clear()
@@ -329,9 +330,10 @@ def test_a_fault_of_the_sender_aborts_what_is_under_way_and_it_is_sent_again(api
     made = make_endpoint(api, "https://hooks.example.com")
     publish(api)
     fan_out(resources)
-    with Broken(policy=policy, ca_file=ca_file) as broken, pytest.raises(ZeroDivisionError):
+    with Broken(policy=policy, ca_file=ca_file) as broken:
         broken._resolve = ["hooks.example.com:443:127.0.0.1"]
-        Pump(resources, broken).run()
+        with pytest.raises(ZeroDivisionError):
+            Pump(resources, broken).run()
     assert broken.in_flight == 0
     assert log_of(api, made) == []
     assert queue_of(resources, made).lease_id is None

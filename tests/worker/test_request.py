@@ -145,9 +145,7 @@ def test_a_failure_is_recorded_and_retried_on_the_schedule(number):
 
 def test_retry_after_is_read_from_a_failure_whatever_its_case_and_not_from_a_success():
     asked = [("Date", "x"), ("RETRY-after", "200")]
-    _, failed = conclude_with(
-        request_of(), status_code=429, error_code="http_status", response_headers=asked
-    )
+    _, failed = conclude_with(request_of(), status_code=429, error_code="http_status", response_headers=asked)
     assert failed.retry_in_seconds == 200
     _, succeeded = conclude_with(request_of(), response_headers=asked)
     assert succeeded.retry_in_seconds is None
