@@ -102,9 +102,9 @@ def test_with_uv_it_uses_that(project, uv):
     assert result.returncode == 0, result.stderr
     venv, pip = calls.read_text().splitlines()
     assert venv == f"venv --quiet --allow-existing --python {sys.executable} {project / '.venv'}"
-    assert pip == (
-        f"pip install --quiet --compile-bytecode --python {project / '.venv' / 'bin' / 'python'} --require-hashes -r requirements.txt"
-    )
+    python = project / ".venv" / "bin" / "python"
+    options = f"--quiet --compile-bytecode --python {python} --require-hashes"
+    assert pip == f"pip install {options} -r requirements.txt"
     assert "--json" not in result.stdout
 
 

@@ -21,9 +21,9 @@ def pump() -> None:
 def run_pump() -> None:
     """Deliver what is due until nothing is; where all of this worker's pumps run, they find it by themselves."""
     resources = runtime.resources()
-    with slots.pump_slot(runtime.settings().pumps) as free:
-        if free and not slots.stopping.is_set():
-            Pump(resources, runtime.sender(), stopping=slots.stopping.is_set).run()
+    with slots.pump_slot(runtime.settings().pumps) as free, slots.told_to_stop() as stopping:
+        if free and not stopping():
+            Pump(resources, runtime.sender(), stopping=stopping).run()
     # After the slot: what became due between a pump's last look and the end of its slot found no pump to ask.
     if free:
         with resources.transaction(write=False) as uow:

@@ -98,16 +98,12 @@ def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutc
 
 
 def _logged_headers(sent: InFlight) -> str:
-    return orjson.dumps(
-        [
-            ("Content-Type", "application/json"),
-            ("User-Agent", USER_AGENT),
-            ("X-BotBat-Event", sent.delivery.event_type),
-            ("X-BotBat-Delivery", sent.delivery.id),
-            ("X-BotBat-Signature", sent.signatures[0]),
-            ("webhook-id", sent.delivery.event_id),
-            ("webhook-timestamp", str(sent.timestamp)),
-            ("webhook-signature", sent.signatures[1]),
-            *((name, MASK) for name, _ in sent.target.headers),
-        ]
-    ).decode()
+    """Give the request's headers as JSON, by hand: every value is one of ours, and none has what JSON would escape."""
+    return (
+        f'[["Content-Type","application/json"],["User-Agent","{USER_AGENT}"]'
+        f',["X-BotBat-Event","{sent.delivery.event_type}"],["X-BotBat-Delivery","{sent.delivery.id}"]'
+        f',["X-BotBat-Signature","{sent.signatures[0]}"],["webhook-id","{sent.delivery.event_id}"]'
+        f',["webhook-timestamp","{sent.timestamp}"],["webhook-signature","{sent.signatures[1]}"]'
+        + "".join(f',["{name}","{MASK}"]' for name, _ in sent.target.headers)
+        + "]"
+    )

@@ -5,8 +5,10 @@ Made when the module is imported, in the main process, so that forked children i
 
 import fcntl
 import mmap
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -48,3 +50,18 @@ def pump_slot(count: int) -> Iterator[bool]:
             fcntl.lockf(_file, fcntl.LOCK_UN, 1, slot)
         return
     yield False
+
+
+@contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Give whether the worker, or this process alone, has been told to stop since the block began.
+
+    Whoever stops a process group (honcho, systemd) signals the children as well. In the block that cuts nothing off:
+    what is under way can be finished and recorded, and the main process ends its children afterwards.
+    """
+    told = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        yield lambda: told.is_set() or stopping.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -87,7 +87,7 @@ class ApiKeyObject(Schema):
 class CreatedApiKey(ApiKeyObject):
     """An API key as it is shown once: with the full key."""
 
-    key = fields.String(required=True)
+    key = fields.String(metadata={"description": "The full key. A replay of this answer is without it."})
 
 
 ApiKeyList = list_of(ApiKeyObject)

@@ -43,10 +43,10 @@ class SecretBox:
         key = self._keys.get(key_id)
         if version != _VERSION or key is None:
             raise DecryptionError(f"no key {key_id!r} for a {version!r} ciphertext")
-        sealed = base64.urlsafe_b64decode(encoded)
         try:
+            sealed = base64.urlsafe_b64decode(encoded)
             return key.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _aad(place)).decode()
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise DecryptionError(f"ciphertext does not belong to {'|'.join(place[:3])}") from None
 
 

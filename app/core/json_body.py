@@ -72,7 +72,7 @@ def _too_deep(raw: bytes, value: Any) -> bool:
     if raw.count(b"{") + raw.count(b"[") <= MAX_DEPTH or type(value) not in _CONTAINERS:
         return False
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         deeper = []
         for container in level:
             children = container.values() if type(container) is dict else container

@@ -46,9 +46,11 @@ def sign(keys: Sequence[SigningKey], message_id: str, timestamp: int, body: byte
     """Give the values of `X-BotBat-Signature` and `webhook-signature`, with one signature per key, newest first."""
     stripe_content = b"%d." % timestamp + body
     standard_content = f"{message_id}.{timestamp}.".encode() + body
-    ours = ",".join(f"v1={hmac.digest(key.whole, stripe_content, hashlib.sha256).hex()}" for key in keys)
+    ours = ",".join([f"v1={hmac.digest(key.whole, stripe_content, hashlib.sha256).hex()}" for key in keys])
     standard = " ".join(
-        "v1," + base64.b64encode(hmac.digest(key.standard, standard_content, hashlib.sha256)).decode()
-        for key in keys
+        [
+            "v1," + base64.b64encode(hmac.digest(key.standard, standard_content, hashlib.sha256)).decode()
+            for key in keys
+        ]
     )
     return f"t={timestamp},{ours}", standard

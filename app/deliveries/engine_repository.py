@@ -59,7 +59,7 @@ def list_due(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) ->
             "held": _joined(held),
         },
     )
-    return [DueDelivery(*row) for row in rows]
+    return [DueDelivery(*row) for row in rows.all()]
 
 
 def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:

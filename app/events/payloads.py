@@ -4,8 +4,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 import jsonschema_rs
-import orjson
 
+from app.core import json_body
 from app.core.errors import FieldError
 from app.events.catalogue import BUILT_IN
 
@@ -19,12 +19,12 @@ class SchemaNotUsable(ValueError):
 
 def check_schema(schema: Any) -> None:
     """Raise `SchemaNotUsable` unless payloads can be validated against `schema`."""
-    _compile(orjson.dumps(schema))
+    _compile(json_body.dumps(schema))
 
 
 def faults(schema: Any, payload: Any, pointer: str) -> list[FieldError]:
     """Give what breaks the schema; `pointer` is where the payload stands in the request."""
-    return _faults(_compile(orjson.dumps(schema)), payload, pointer)
+    return _faults(_compile(json_body.dumps(schema)), payload, pointer)
 
 
 def built_in_faults(name: str, payload: Any, pointer: str) -> list[FieldError]:
@@ -34,13 +34,15 @@ def built_in_faults(name: str, payload: Any, pointer: str) -> list[FieldError]:
 
 @cache
 def _built_in(name: str) -> jsonschema_rs.Validator:
-    return _compile(orjson.dumps(BUILT_IN[name].schema))
+    return _compile(json_body.dumps(BUILT_IN[name].schema))
 
 
 @lru_cache(maxsize=512)
 def _compile(schema: bytes) -> jsonschema_rs.Validator:
     try:
-        return jsonschema_rs.Draft202012Validator(orjson.loads(schema), validate_formats=True, offline=True)
+        return jsonschema_rs.Draft202012Validator(
+            json_body.parse(schema), validate_formats=True, offline=True
+        )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         raise SchemaNotUsable(str(getattr(error, "message", error))[:_MAX_MESSAGE_LENGTH]) from None
 

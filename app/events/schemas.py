@@ -27,7 +27,10 @@ class PublishRequest(RequestSchema):
         load_default=None,
         allow_none=True,
         validate=Regexp(r"^[A-Za-z0-9_.:-]{1,255}\Z", error="1 to 255 of A-Z a-z 0-9 _ . : -"),
-        metadata={"description": "Your own id: publishing it again sends nothing new."},
+        metadata={
+            "description": "Your own id: publishing it again sends nothing new.",
+            "pattern": "^[A-Za-z0-9_.:-]{1,255}$",  # as JSON Schema has it: there is no \Z
+        },
     )
     occurred_at = Timestamp(
         load_default=None, allow_none=True, metadata={"description": "When it happened; default now."}
@@ -148,7 +151,7 @@ class EventTypeRequest(RequestSchema):
     schema = fields.Raw(
         load_default=None,
         allow_none=True,
-        metadata={"description": "JSON Schema 2020-12 of `data`.", "type": ["object", "boolean", "null"]},
+        metadata={"description": "JSON Schema 2020-12 of `data`.", "type": ["object", "boolean"]},
     )
     example = fields.Dict(load_default=None, allow_none=True)
 

@@ -1,5 +1,6 @@
 """The schema's history, and how a database is brought to its head. Alembic, without an ini file."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,6 +18,9 @@ from config.settings import Settings, make_private_dir
 
 # Any number that no other program takes on the same database: "botbat" in ASCII.
 _ADVISORY_LOCK = 0x626F74626174
+
+# It tells the kind of the database whenever it looks, and every readiness probe has it look.
+logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 
 
 def migrate(settings: Settings) -> str:

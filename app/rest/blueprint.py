@@ -25,7 +25,10 @@ class ApiBlueprint(Blueprint):
 
     def arguments(self, schema: type[Schema], **kwargs: Any) -> Callable[[_View], _View]:
         """Read the body or the query by a schema; the view gets it as its first argument."""
-        decorator: Callable[[_View], _View] = super().arguments(schema(), **kwargs)
+        fields = schema()
+        # An absent body is `{}`, so it may be absent where `{}` will do.
+        required = any(field.required for field in fields.fields.values())
+        decorator: Callable[[_View], _View] = super().arguments(fields, required=required, **kwargs)
         return decorator
 
     def response(
@@ -85,6 +88,9 @@ def _document(doc: dict[str, Any], info: dict[str, Any], *, method: str, **_kw: 
         statuses.append(404)
     for status in statuses:
         doc.setdefault("responses", {}).setdefault(str(status), f"Problem{status}")
+    if method == "delete":
+        # It has no meaning there (RFC 9110, 9.3.5); an empty object does no harm, and need not be documented.
+        doc.pop("requestBody", None)
     if method == "post" and rules["scope"] != PUBLIC:
         doc.setdefault("parameters", []).append("IdempotencyKey")
     return doc

@@ -28,7 +28,7 @@ Authenticate = Callable[[str], Credential]
 NoteUse = Callable[[UnitOfWork, Credential], None]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+_HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 

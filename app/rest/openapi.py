@@ -49,12 +49,13 @@ class BotBatApi(Api):
     """flask-smorest's document with our errors; the edge renders them, so its own handler is not registered."""
 
     ERROR_SCHEMA = Problem
+    # Every error is documented by its status; one for all others would let any answer pass for a documented one.
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
         pass
 
     def _register_responses(self) -> None:
-        super()._register_responses()
         for status, description in _PROBLEM_STATUSES.items():
             self.spec.components.response(
                 f"Problem{status}",

@@ -22,8 +22,6 @@ class Timestamp(fields.Field[datetime]):
 
     def __init__(self, **kwargs: Any) -> None:
         metadata = {"type": "string", "format": "date-time", **kwargs.pop("metadata", {})}
-        if kwargs.get("allow_none"):
-            metadata["type"] = ["string", "null"]
         super().__init__(metadata=metadata, **kwargs)
 
     def _serialize(self, value: datetime | None, attr: str | None, obj: Any, **kwargs: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Routes that need no key: health, the API's documentation, the pages behind `type` of a problem."""
 
+from http import HTTPStatus
 from typing import Any
 
 import redis
@@ -13,6 +14,8 @@ from app.rest import context
 
 system = Blueprint("system", __name__)
 
+# What Werkzeug refuses by itself and the API has no word of its own for: see HttpError.
+_OF_HTTP = {f"http_{status.value}": status for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
 _DOCS_CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'"
@@ -52,10 +55,15 @@ def docs() -> Response:
 def show_problem(code: str) -> Response:
     """Say what a problem means."""
     known = all_problems().get(code)
-    if known is None:
+    if known is not None:
+        explanation = " ".join((known.__doc__ or "").split())
+        page = f"{known.status} {known.code}\n{known.title}\n\n{explanation}\n"
+    elif code in _OF_HTTP:
+        status = _OF_HTTP[code]
+        page = f"{status.value} {code}\n{status.phrase}\n\n{status.description or status.phrase}.\n"
+    else:
         abort(404)
-    explanation = " ".join((known.__doc__ or "").split())
-    return Response(f"{known.status} {known.code}\n{known.title}\n\n{explanation}\n", mimetype="text/plain")
+    return Response(page, mimetype="text/plain")
 
 
 def _database_check() -> str:

@@ -6,6 +6,7 @@ from sqlalchemy import event, update
 
 from app.api_keys import service as api_keys
 from app.api_keys.models import ApiKey
+from app.core.clock import now
 from app.core.unit_of_work import Resources
 from tests.conftest import Api
 
@@ -38,3 +39,45 @@ def record_statements(resources: Resources) -> list[str]:
 
     event.listen(resources.database.engine, "before_cursor_execute", note)
     return statements
+
+
+def a_delivery(api: Api, delivery_id: str, event_id: str) -> dict[str, Any]:
+    """Give a row of a pending delivery to an endpoint that is gone."""
+    return {
+        "id": delivery_id,
+        "workspace_id": api.workspace_id,
+        "event_id": event_id,
+        "event_type": "contact.created",
+        "endpoint_id": "ep_gone",
+        "status": "pending",
+        "attempt_count": 0,
+        "is_retry": False,
+        "trigger": "auto",
+        "next_attempt_at": now(),
+        "created_at": now(),
+    }
+
+
+def an_attempt(
+    api: Api, attempt_id: str, delivery_id: str, event_id: str, endpoint_id: str
+) -> dict[str, Any]:
+    """Give a row of an attempt that got no answer."""
+    return {
+        "id": attempt_id,
+        "workspace_id": api.workspace_id,
+        "delivery_id": delivery_id,
+        "event_id": event_id,
+        "event_type": "contact.created",
+        "endpoint_id": endpoint_id,
+        "number": 1,
+        "trigger": "auto",
+        "status": "failed",
+        "duration_ms": 1,
+        "error_code": "timeout",
+        "started_at": now(),
+        "url": "https://hooks.example.com/",
+        "request_headers": "[]",
+        "response_headers": "[]",
+        "response_body": b"",
+        "response_truncated": False,
+    }

@@ -1,0 +1,277 @@
+"""Real worker processes are killed, stopped and cut off from the broker: nothing is lost, and little is sent twice.
+
+On PostgreSQL and Redis where the environment names them, and always on SQLite and the embedded broker.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import func, select
+
+from app import processes
+from app.core.doorbell import CeleryDoorbell
+from app.core.unit_of_work import Resources
+from app.deliveries.models import Attempt, AttemptStatus, Delivery, DeliveryStatus
+from app.development import broker
+from app.endpoints.models import EndpointQueue
+from app.endpoints.queues import LEASE_SECONDS
+from config.settings import Settings, load_settings
+from config.wire import TaskName
+from tests import receivers
+from tests.conftest import TEST_BROKER_URL
+from tests.flows.steps import counting_receiver, make_endpoint, pass_time, publish, publish_many, wait_until
+
+PATIENCE_SECONDS = 25
+_REDIS_DATABASES = range(15, 0, -1)
+_CLAIM = "botbat-test-claim"
+_CLAIM_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def embedded_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run the embedded broker."""
+    server = broker.configure(tmp_path_factory.mktemp("broker"))
+    process = subprocess.Popen(server.argv, stdout=subprocess.DEVNULL)
+    assert broker.wait_until_ready(server.url, 10)
+    yield server.url
+    process.terminate()
+    process.wait(10)
+
+
+class Broker:
+    """A keyspace of our own on a server that others may use too."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client: Any = redis.Redis.from_url(url)
+
+    def claim(self) -> bool:
+        """Take the keyspace, unless another test run has it."""
+        return bool(self._client.set(_CLAIM, "1", nx=True, ex=_CLAIM_SECONDS))
+
+    def empty(self) -> None:
+        """Lose every message and every flag."""
+        self._client.flushdb()
+        self.claim()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._client.flushdb()
+        self._client.close()
+
+
+@pytest.fixture
+def keyspace(database_url, embedded_broker) -> Iterator[Broker]:
+    """Give an empty broker: Redis beside PostgreSQL where there is one, the embedded one beside SQLite."""
+    urls = [embedded_broker]
+    if TEST_BROKER_URL and not database_url.startswith("sqlite"):
+        server = TEST_BROKER_URL.rpartition("/")[0]
+        urls = [f"{server}/{number}" for number in _REDIS_DATABASES]
+    made = next(candidate for candidate in map(Broker, urls) if candidate.claim())
+    made.empty()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def settings(database_url, keyspace, monkeypatch) -> Settings:
+    """Give settings, in the environment too, for the processes."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("BROKER_URL", keyspace.url)
+    monkeypatch.setenv("BOTBAT_CA_FILE", receivers.ca_file())
+    monkeypatch.setenv("BOTBAT_EGRESS_ALLOW_CIDRS", "127.0.0.0/8")
+    return load_settings()
+
+
+@pytest.fixture
+def doorbell(settings) -> CeleryDoorbell:
+    """Give the real doorbell."""
+    return CeleryDoorbell(settings)
+
+
+class Processes:
+    """What `./botbat worker` and `./botbat beat` run, each in a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, command: processes.Command) -> "subprocess.Popen[bytes]":
+        """Start one; what it says is shown when the test fails."""
+        log = (self._folder / f"process{len(self._started)}.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                command.argv,
+                env=command.environment,
+                cwd=processes.ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._started.append(process)
+        return process
+
+    def worker(self) -> "subprocess.Popen[bytes]":
+        """Start a worker."""
+        return self.start(processes.worker(["--loglevel=INFO"]))
+
+    def kill(self, process: "subprocess.Popen[bytes]") -> None:
+        """Kill a process and all that it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+    def end(self) -> None:
+        """Kill what is left, and show what was said."""
+        for process in self._started:
+            self.kill(process)
+        for number, _ in enumerate(self._started):
+            text = (self._folder / f"process{number}.log").read_text()
+            print(f"--- process {number}\n{text}")  # noqa: T201 - pytest shows it when the test fails
+
+
+@pytest.fixture
+def run(settings, tmp_path) -> Iterator[Processes]:
+    """Give a way to start processes, all of which end with the test."""
+    made = Processes(tmp_path)
+    yield made
+    made.end()
+
+
+def statuses(resources: Resources) -> Counter[str]:
+    with resources.transaction(write=False) as uow:
+        return Counter(uow.session.scalars(select(Delivery.status)))
+
+
+def recorded(resources: Resources) -> Counter[str]:
+    """Count the log's successes per event."""
+    with resources.transaction(write=False) as uow:
+        query = select(Attempt.event_id).where(Attempt.status == AttemptStatus.SUCCESS)
+        return Counter(uow.session.scalars(query))
+
+
+def leases(resources: Resources) -> int:
+    with resources.transaction(write=False) as uow:
+        held = select(func.count()).where(EndpointQueue.lease_id.is_not(None))
+        return uow.session.scalars(held).one()
+
+
+def received(load: Any) -> Counter[str]:
+    with load.lock:
+        return Counter(f"{event} {path}" for _, path, event in load.arrivals)
+
+
+def sweep_until(resources: Resources, condition: Callable[[], bool]) -> None:
+    """Send the sweeps as beat does, until something is true."""
+
+    def swept() -> bool:
+        for task in (TaskName.EVENTS_SWEEP, TaskName.DELIVERIES_SWEEP):
+            resources.doorbell.ring(task)
+        return condition()
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not swept():
+        assert time.monotonic() < deadline, f"deliveries are {statuses(resources)}"
+        time.sleep(0.1)
+
+
+def all_succeeded(resources: Resources, count: int) -> Callable[[], bool]:
+    return lambda: statuses(resources) == {DeliveryStatus.SUCCEEDED.value: count}
+
+
+def test_killed_workers_lose_nothing_and_repeat_only_what_was_not_recorded(api, resources, run):
+    count = 400
+    with counting_receiver(delay=0.02) as (receiver, load):
+        for path in ("/a", "/b"):
+            make_endpoint(api, receiver, path, policy={"max_in_flight": 5})
+        for _ in range(count // 100):
+            publish_many(api, 50)
+        may_repeat: Counter[str] = Counter()
+        for kill_after in (40, 200):
+            worker = run.worker()
+            sweep_until(resources, lambda: len(load.arrivals) >= kill_after)  # noqa: B023 - called here
+            run.kill(worker)
+            time.sleep(0.3)  # what is in the sockets still arrives
+            assert not all_succeeded(resources, count)()
+            sent, logged = received(load), logged_by_path(resources)
+            may_repeat += Counter(key for key in sent if key not in logged)
+            assert leases(resources) > 0
+            pass_time(resources, LEASE_SECONDS + 1)  # instead of waiting for the leases to run out
+        run.worker()
+        sweep_until(resources, all_succeeded(resources, count))
+
+    arrived = received(load)
+    assert len(arrived) == count
+    repeated = Counter({key: times - 1 for key, times in arrived.items() if times > 1})
+    assert repeated <= may_repeat
+    # Ten are in flight at most, and some milliseconds' worth wait to be recorded.
+    assert sum(repeated.values()) < count / 4
+    assert set(logged_by_path(resources).values()) == {1}
+    assert leases(resources) == 0
+
+
+def logged_by_path(resources: Resources) -> Counter[str]:
+    """Count the log's rows per event and path, in the words of `received`."""
+    with resources.transaction(write=False) as uow:
+        rows = uow.session.execute(select(Attempt.event_id, Attempt.url))
+        return Counter(f"{row.event_id} /{row.url.rpartition('/')[2]}" for row in rows)
+
+
+def test_a_worker_that_is_stopped_finishes_what_it_began_and_nothing_is_sent_twice(api, resources, run):
+    count = 300
+    with counting_receiver(delay=0.03) as (receiver, load):
+        make_endpoint(api, receiver, policy={"max_in_flight": 8})
+        publish_many(api, count)
+        for stop_after in (20, 120):
+            worker = run.worker()
+            sweep_until(resources, lambda: len(load.arrivals) >= stop_after)  # noqa: B023 - called here
+            os.killpg(worker.pid, signal.SIGINT)
+            t0 = time.monotonic(); print('RC', worker.wait(PATIENCE_SECONDS), time.monotonic() - t0, len(load.arrivals), sum(recorded(resources).values()), leases(resources))
+            assert len(load.arrivals) == sum(recorded(resources).values()) < count
+            assert leases(resources) == 0
+        run.worker()
+        sweep_until(resources, all_succeeded(resources, count))
+    assert set(received(load).values()) == {1}
+    assert set(recorded(resources).values()) == {1}
+
+
+def test_work_whose_doorbells_were_lost_is_found_by_beats_sweeps(api, resources, run, keyspace):
+    with counting_receiver() as (receiver, load):
+        make_endpoint(api, receiver)
+        publish_many(api, 20)
+        keyspace.empty()
+        run.worker()
+        run.start(processes.beat(["--loglevel=INFO"]))
+        wait_until(all_succeeded(resources, 20), PATIENCE_SECONDS)
+
+        # The broker is emptied under running processes: they go on as before.
+        keyspace.empty()
+        started = time.monotonic()
+        publish(api)
+        wait_until(all_succeeded(resources, 21), PATIENCE_SECONDS)
+        assert time.monotonic() - started < 4  # by the doorbell: the next sweep is up to 5 s away
+    assert set(received(load).values()) == {1}
+
+
+def test_a_published_event_is_delivered_at_once_and_its_retry_when_it_is_due(api, resources, run):
+    """The way of all events: doorbell, fan-out, pump; and a countdown doorbell for the second attempt. No sweeps."""
+    with receivers.ok() as receiver:
+        receiver.script("/hook", [500])
+        make_endpoint(api, receiver, policy={"retry_schedule": [2]})
+        run.worker()
+        publish(api)
+        receiver.wait_for_requests(1, timeout=PATIENCE_SECONDS)
+        failed = time.monotonic()
+        receiver.wait_for_requests(2, timeout=10)
+        assert 2 <= time.monotonic() - failed + 0.1 < 5
+        wait_until(all_succeeded(resources, 1))
+    assert sum(recorded(resources).values()) == 1
