@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,10 +33,8 @@ TEST_BROKER_URL = os.environ.get("TEST_BROKER_URL", "")  # noqa: TID251 - see ab
 DATABASES = ["sqlite", "postgresql"] if TEST_DATABASE_URL else ["sqlite"]
 
 ENCRYPTION_KEYS = f"k1:{base64.b64encode(b'k' * 32).decode()}"
-SETTING_NAMES = (
-    "BOTBAT_ENV BOTBAT_DATA_DIR DATABASE_URL BROKER_URL BOTBAT_ENCRYPTION_KEYS PORT BOTBAT_DEV_ORIGINS BOTBAT_CA_FILE"
-    " BOTBAT_EGRESS_ALLOW_CIDRS BOTBAT_EGRESS_DENY_CIDRS BOTBAT_TRUSTED_PROXIES BOTBAT_PUMPS FLOWER_PASSWORD"
-).split()
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+SETTING_NAMES = re.findall(r"^#?([A-Z][A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE)
 
 
 @dataclass

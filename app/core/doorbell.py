@@ -13,6 +13,8 @@ import redis
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from config.celery import celery_config
 from config.settings import Settings
@@ -26,6 +28,7 @@ _FLAG_MILLISECONDS = 2_000
 MAX_COUNTDOWN_SECONDS = 1800
 _PAUSE_AFTER_FAILURE_SECONDS = 1.0
 _SOCKET_SECONDS = 0.5
+_MAX_REMEMBERED = 4096
 # Between two rings of one web process: hundreds of publishes a second share one.
 _BACKGROUND_PAUSE_SECONDS = 0.01
 
@@ -55,9 +58,13 @@ class CeleryDoorbell:
         self._celery = Celery("botbat", set_as_current=False)
         self._celery.config_from_object(config)
         self._redis: Any = redis.Redis.from_url(
-            settings.broker_url, socket_timeout=_SOCKET_SECONDS, socket_connect_timeout=_SOCKET_SECONDS
+            settings.broker_url,
+            socket_timeout=_SOCKET_SECONDS,
+            socket_connect_timeout=_SOCKET_SECONDS,
+            retry=Retry(NoBackoff(), 0),  # the library's own would wait, several times
         )
         self._silent_until = 0.0
+        self._rung: dict[tuple[TaskName, int], None] = {}  # countdowns: seconds that need no further ring
 
     def ring(self, task: TaskName, *, countdown: float = 0) -> None:
         """Send one message unless one is pending; for countdowns, one per second in which something is due."""
@@ -69,9 +76,14 @@ class CeleryDoorbell:
                     self._send(task, queue=task.queue)
                 return
             second = math.ceil(time.time() + countdown)
+            if (task, second) in self._rung:
+                return  # a thousand deliveries that fail together cost the broker a few questions, not a thousand
             lifetime = int((countdown + 2) * 1000)
             if self._redis.set(f"{_flag(task)}:{second}", b"1", nx=True, px=lifetime):
                 self._send(task, queue=QueueName.RETRIES, countdown=second - time.time())
+            if len(self._rung) >= _MAX_REMEMBERED:
+                self._rung.clear()
+            self._rung[task, second] = None
         except (redis.RedisError, OperationalError, OSError) as error:
             self._silent_until = time.monotonic() + _PAUSE_AFTER_FAILURE_SECONDS
             log.warning("doorbell.failed", task=task.value, error=type(error).__name__)

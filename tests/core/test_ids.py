@@ -4,7 +4,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.clock import now
@@ -42,6 +42,7 @@ def test_an_id_lies_between_the_bounds_of_its_millisecond():
     assert first_id_at("att", before) <= made < first_id_at("att", after + MILLISECOND)
 
 
+@settings(deadline=None)
 @given(MOMENTS)
 def test_bounds_are_ids_and_exact_to_the_millisecond(moment):
     moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
@@ -68,6 +69,7 @@ def test_only_well_formed_ids_of_the_kind_are_ids():
         assert not is_id(text, "evt"), text
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_breaks_the_check(text):
     assert is_id(text, "evt") is False

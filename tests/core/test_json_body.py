@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import MalformedJson
@@ -26,6 +26,7 @@ def same(one: object, other: object) -> bool:
     return repr(one) == repr(other)
 
 
+@settings(deadline=None)
 @given(values)
 @example([2**64, 1.5, "1234567890123456789012"])
 @example({"a": 10**4000})
@@ -39,6 +40,7 @@ def test_whatever_json_can_say_comes_through_unchanged(value):
     assert same(parse(dumps(parse(dumps(value)))), value)
 
 
+@settings(deadline=None)
 @given(values)
 def test_what_is_written_is_compact_utf_8(value):
     written = dumps(value)
@@ -123,6 +125,7 @@ def test_many_shallow_containers_are_not_deep():
     assert parse(dumps(value)) == value
 
 
+@settings(deadline=None)
 @given(st.binary())
 @example(b'"' + b"\\" * 99 + b'u0000"')
 def test_no_bytes_break_the_parser(raw):

@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.errors import InvalidCursor
@@ -49,6 +49,7 @@ def test_a_row_that_is_added_or_removed_in_between_moves_no_other():
     assert newest_first(rows, second) == sorted(kept, key=lambda row: row.id, reverse=True)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1))
 def test_a_cursor_is_url_safe_and_comes_back(position):
     cursor = encode_cursor(position)
@@ -77,6 +78,7 @@ def test_what_is_no_cursor_of_the_list_is_a_400(cursor):
     assert refusal.value.status == 400
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_text_breaks_the_reader(cursor):
     with pytest.raises(InvalidCursor):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.deliveries.retries import MAX_RETRY_AFTER_SECONDS, delay_after, read_retry_after
@@ -47,6 +47,7 @@ def test_the_default_policy_has_the_promised_schedule():
     assert Policy().retry_schedule == PROMISED
 
 
+@settings(deadline=None)
 @given(
     schedule=st.lists(st.integers(0, MAX_RETRY_DELAY_SECONDS), max_size=MAX_RETRIES),
     attempt_number=st.integers(1, MAX_RETRIES + 2),
@@ -108,11 +109,13 @@ def test_what_a_retry_after_header_asks_for(value, expected):
     assert read_retry_after(value, MOMENT) == expected
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"\A\w{3}, \d{1,3} \w{3} \d{1,20} \d+:\d+:\d+ [+-]?\w{0,20}\Z"))
 def test_no_header_breaks_the_reader(value):
     assert read_retry_after(value, MOMENT) >= 0
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**6), 10**6))
 def test_every_http_date_is_read(seconds):
     value = format_datetime(MOMENT + timedelta(seconds=seconds), usegmt=True)

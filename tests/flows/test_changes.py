@@ -64,6 +64,7 @@ def test_a_paused_endpoint_waits_and_resuming_delivers_all(api, drain, resources
         publish(api)
         assert drain() == 1  # failed: its retry will wait too
         pause(api, made)
+        assert queue_of(resources, made).due_at is None
         publish_many(api, 20)
         assert drain() == 0
         pass_time(resources, 3600)

@@ -119,7 +119,7 @@ def test_it_gets_through_more_than_its_buffers_hold(api, resources, sender, monk
 
 def test_it_gives_queues_back_after_their_turn_and_they_stay_due(api, resources, sender, monkeypatch):
     monkeypatch.setattr(pumping, "QUEUE_TURN_SECONDS", 0.2)
-    given_back: list[str] = []
+    given_back: list[int] = []  # how many requests had been made by then
     with receivers.ok(delay=0.02) as receiver:
         make_endpoint(api, receiver, policy={"max_in_flight": 2})
         publish_many(api, 60)
@@ -128,14 +128,14 @@ def test_it_gives_queues_back_after_their_turn_and_they_stay_due(api, resources,
         release = pump._release
 
         def note(queues):
-            given_back.extend(queue.endpoint_id for queue in queues)
+            given_back.extend(len(receiver.requests) for _ in queues)
             release(queues)
 
         pump._release = note  # type: ignore[method-assign]
         assert pump.run() == 60
         assert set(ids_received(receiver.requests).values()) == {1}
         assert len(receiver.requests) == 60
-    assert len(given_back) >= 2
+    assert 0 < given_back[0] < 50
     assert count(resources, Attempt) == 60
 
 
