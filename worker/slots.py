@@ -3,6 +3,7 @@
 Made when the module is imported, in the main process, so that forked children inherit it.
 """
 
+import atexit
 import fcntl
 import mmap
 import signal
@@ -34,6 +35,7 @@ class SharedFlag:
 stopping = SharedFlag()
 # Record locks belong to a process and end with it, so that a killed pump never keeps its slot.
 _file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+atexit.register(_file.close)
 
 
 @contextmanager

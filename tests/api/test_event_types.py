@@ -1,6 +1,7 @@
 """The catalogue of event types, and what a workspace adds to it."""
 
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -121,6 +122,37 @@ def test_what_is_no_schema(api):
     for schema in schemas:
         expect.invalid(put(api, "order.created", {"schema": schema}), "/schema")
     expect.problem(api.get("/v1/event-types/order.created"), 404, "not_found")
+
+
+def test_a_schema_asks_nobody_and_reads_no_file(api, tmp_path):
+    asked: list[str] = []
+
+    class Schemas(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_args: Any) -> None: ...
+
+    (tmp_path / "schema.json").write_text("{}")
+    with HTTPServer(("127.0.0.1", 0), Schemas) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for reference in (
+            f"http://127.0.0.1:{server.server_port}/schema.json",
+            (tmp_path / "schema.json").as_uri(),
+        ):
+            for schema in ({"$ref": reference}, {"$schema": reference}, {"$dynamicRef": reference}):
+                answer = put(api, "order.created", {"schema": {**schema, "type": "object"}})
+                if answer.status_code == 200:
+                    answer = api.post("/v1/events", {"type": "order.created", "data": {}})
+                assert answer.status_code in (202, 422)
+                assert ("$ref" in schema) <= (answer.status_code == 422)
+        server.shutdown()
+        thread.join()
+    assert asked == []
 
 
 def test_schemas_that_would_never_end(api):
