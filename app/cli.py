@@ -114,7 +114,7 @@ def publish_event(
     from app.events import service
     from app.events.schemas import EventReceipt, PublishRequest
 
-    body = {"type": event_type, "data": json_body.parse(_read(data))}
+    body = json_body.parse(b'{"data":' + _read(data) + b"}") | {"type": event_type}
     if external_id is not None:
         body["external_id"] = external_id
     draft = _loaded(PublishRequest(), body)

@@ -113,7 +113,7 @@ def load_settings() -> Settings:
     web_threads = env.int("WEB_THREADS", 8, validate=Range(1, 256))
     trusted_proxies = env.int("BOTBAT_TRUSTED_PROXIES", 0, validate=Range(0, 10))
     pumps = env.int("BOTBAT_PUMPS", os.cpu_count() or 1, validate=Range(1, 256))
-    sender_connections = env.int("BOTBAT_SENDER_CONNECTIONS", 200, validate=Range(1, 10_000))
+    sender_connections = env.int("BOTBAT_SENDER_CONNECTIONS", 400, validate=Range(1, 10_000))
     dev_origins = _each(env, "BOTBAT_DEV_ORIGINS", values.dev_origin, errors)
     ca_text = env.str("BOTBAT_CA_FILE", "")
     egress_allow_cidrs = _each(env, "BOTBAT_EGRESS_ALLOW_CIDRS", values.network, errors)

@@ -10,6 +10,8 @@ from app.endpoints.service import Target
 # How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.
 _MIN_AHEAD = 2
 _AHEAD_SECONDS = 0.3
+# What a queue may have in flight of a pump's last connections.
+_FEW = 4
 
 
 class LocalQueue:
@@ -58,28 +60,35 @@ class LocalQueue:
         """Buffer a claimed delivery."""
         (self._retries if delivery.attempt_count else self._first).append(delivery)
 
-    def take(self) -> DueDelivery | None:
+    def take(self, *, scarce: bool = False) -> DueDelivery | None:
         """Give the next delivery that may be sent now, or None.
 
-        First attempts go before retries, but every third pick is a retry where one waits, so that neither starves.
+        First attempts go before retries, but every third pick is a retry where one waits, so that neither starves; and
+        retries take at most three quarters of the slots, so that a fresh event finds one. When the pump's connections
+        are `scarce`, the last ones are for queues that have few in flight.
         """
-        if not self.active or self.target is None or self.in_flight >= self.target.policy.max_in_flight:
+        if not self.active or self.target is None:
             return None
-        if not self.has_buffered or not self._spend():
+        cap = self.target.policy.max_in_flight
+        if self.in_flight >= (min(cap, _FEW) if scarce else cap):
             return None
-        if self._first and not (self._retries and self._picks_of_first >= 2):  # noqa: PLR2004 - see docstring
-            self._picks_of_first += 1
-            delivery = self._first.popleft()
-        else:
-            self._picks_of_first = 0
-            delivery = self._retries.popleft()
+        retry = bool(self._retries) and self._retries_in_flight < max(1, cap * 3 // 4)
+        if not (self._first or retry) or not self._spend():
+            return None
         self.in_flight += 1
         self.unrecorded += 1
-        return delivery
+        if self._first and not (retry and self._picks_of_first >= 2):  # noqa: PLR2004 - see docstring
+            self._picks_of_first += 1
+            return self._first.popleft()
+        self._picks_of_first = 0
+        self._retries_in_flight += 1
+        return self._retries.popleft()
 
-    def finished(self) -> None:
+    def finished(self, delivery: DueDelivery) -> None:
         """Note that one is no longer in flight."""
         self.in_flight -= 1
+        if delivery.attempt_count:
+            self._retries_in_flight -= 1
         self._finished_lately += 1
 
     def wanted(self, room: int) -> tuple[int, int]:

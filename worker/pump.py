@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from app.core.ids import new_id
 from app.core.unit_of_work import Resources
@@ -33,6 +33,7 @@ log = structlog.get_logger()
 CLAIM_ROWS = 1000  # rows of one claim, over all queues
 BUFFER_ROWS = 2000  # claimed and not yet sent, over all queues
 BUFFER_BYTES = 64 * 1024 * 1024
+SPARE_PART = 4  # the last quarter of the connections is for queues that have few in flight
 LEASE_QUEUES = 50  # taken at once; a pump whose buffer is full takes no more, so that others get some
 MAX_QUEUES = 1000
 QUEUE_TURN_SECONDS = 10.0  # then a queue is given back, so that pumps that came later get their share
@@ -89,7 +90,7 @@ class Pump:
             self._send_loop()
         finally:
             self._done = True
-            # Only after an error of ours: their queues' leases run out, and they are sent again.
+            # Only after an error of ours: what was in flight is sent again.
             self._sender.abort()
             self._room.set()
             claimer.join()
@@ -129,12 +130,13 @@ class Pump:
     def _fill(self) -> None:
         if self._stopping():
             return
-        free = self._resources.settings.sender_connections - self._sender.in_flight
+        limit = self._resources.settings.sender_connections
+        free = limit - self._sender.in_flight
         picked: list[tuple[LocalQueue, DueDelivery, Target]] = []
         with self._lock:
             while self._ready and len(picked) < free:
                 queue = self._ready[0]
-                delivery = queue.take()
+                delivery = queue.take(scarce=free - len(picked) <= limit // SPARE_PART)
                 if delivery is None:
                     # At its cap, over its rate limit, or empty: it comes back when that changes.
                     self._ready.popleft()
@@ -159,9 +161,11 @@ class Pump:
             finished.append((*conclude(outcome, sent), sent.queue))
         with self._lock:
             self._attempts += len(finished)
-            for _, _, queue in finished:
-                queue.finished()
-                self._make_ready(queue)
+            for outcome in outcomes:
+                sent = outcome.tag
+                assert isinstance(sent, InFlight)
+                sent.queue.finished(sent.delivery)
+                self._make_ready(sent.queue)
             self._finished += finished
         self._to_record.set()
 
@@ -380,6 +384,10 @@ class Pump:
                     queue.unrecorded -= 1
             self._room.set()
 
+    def _is_recorded(self, batch: list[tuple[NewAttempt, Outcome]]) -> bool:
+        with self._resources.transaction(write=False) as uow:
+            return engine.is_recorded(uow, attempt_id=batch[0][0].id)
+
     def _record(self, batch: list[tuple[NewAttempt, Outcome]]) -> None:
         """Write a batch, however long the database is away: an attempt that was made has to be in the log."""
         deadline = time.monotonic() + LEASE_SECONDS
@@ -399,9 +407,14 @@ class Pump:
                     for endpoint_id in error.endpoint_ids & self._queues.keys():
                         self._queues[endpoint_id].lose()
                 batch = [item for item in batch if item[0].endpoint_id not in error.endpoint_ids]
+            except IntegrityError:
+                # The connection broke while the commit was answered: it had gone through.
+                if self._is_recorded(batch):
+                    return
+                raise
             except SQLAlchemyError as error:
-                if time.monotonic() > deadline:
-                    # The leases are gone, and with them the right to record: others send these again.
+                if self._stopping() and time.monotonic() > deadline:
+                    # Who stops the worker will not wait for ever. These are sent again.
                     log.exception("deliveries.record_failed", attempts=len(batch))
                     return
                 log.warning("deliveries.record_retried", attempts=len(batch), error=type(error).__name__)

@@ -7,7 +7,6 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 import psycopg
 from sqlalchemy import DateTime, Dialect, Engine, MetaData, Text, create_engine, event
 from sqlalchemy.engine import Connection, make_url
@@ -17,6 +16,8 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
+
+from app.core import json_body
 
 # Ids sort by their bytes on both databases; a locale's collation would be slower and could order otherwise.
 IdText = Text().with_variant(Text(collation="C"), "postgresql")
@@ -115,7 +116,7 @@ def copy_in(connection: Connection, statement: str, lines: str) -> None:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    return json_body.dumps(value).decode()
 
 
 def _postgresql(url: str, pool_size: int) -> Engine:
@@ -126,8 +127,9 @@ def _postgresql(url: str, pool_size: int) -> Engine:
         pool_timeout=10,
         pool_pre_ping=False,
         pool_recycle=1800,
+        hide_parameters=True,  # they hold URLs and bodies, and errors are logged
         json_serializer=_json,
-        json_deserializer=orjson.loads,
+        json_deserializer=json_body.read_stored,
         connect_args={"connect_timeout": 5, "options": "-c timezone=utc", "application_name": "botbat"},
     )
 
@@ -138,8 +140,9 @@ def _sqlite(url: str, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=5,
         pool_timeout=_SQLITE_BUSY_SECONDS,
+        hide_parameters=True,  # they hold URLs and bodies, and errors are logged
         json_serializer=_json,
-        json_deserializer=orjson.loads,
+        json_deserializer=json_body.read_stored,
         # isolation_level None: the driver opens no transaction behind our back, so that we choose its kind.
         connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
     )

@@ -141,7 +141,12 @@ class BackgroundDoorbell:
                     self._changed.wait()
                 wanted, self._wanted = self._wanted, {}
             for task, countdown in wanted:
-                self._doorbell.ring(task, countdown=countdown)
+                try:
+                    self._doorbell.ring(task, countdown=countdown)
+                except (
+                    Exception
+                ):  # whatever it is, the next ring may go through, and the sweep finds this one
+                    log.exception("doorbell.failed", task=task.value)
             time.sleep(_BACKGROUND_PAUSE_SECONDS)
 
 

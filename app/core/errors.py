@@ -79,6 +79,14 @@ class TooLarge(AppError):
     title = "The body is too large"
 
 
+class Unavailable(AppError):
+    """The database cannot be reached at the moment; nothing was done, and the request can be sent again."""
+
+    status = 503
+    code = "unavailable"
+    title = "Temporarily unavailable"
+
+
 class Invalid(AppError):
     """Well-formed, but not acceptable; `errors` names each field."""
 

@@ -19,7 +19,7 @@ from app.core.errors import AppError, Conflict
 from app.core.unit_of_work import UnitOfWork
 
 KEPT = timedelta(hours=24)
-# A request that holds its key longer than this has died with its process, and its transaction with it.
+# A request that holds its key longer than this has died with its process; one that has not cannot keep its answer.
 _CLAIM_LASTS = timedelta(seconds=90)
 MAX_KEY_LENGTH = 255
 
@@ -62,10 +62,11 @@ class StoredAnswer:
 
 
 def claim(
-    uow: UnitOfWork, box: SecretBox, *, api_key_id: str, key: str, fingerprint: bytes
-) -> StoredAnswer | None:
-    """Claim a key for this request, or give the answer that it already has.
+    uow: UnitOfWork, box: SecretBox, *, api_key_id: str, key: str, fingerprints: list[bytes]
+) -> StoredAnswer | datetime:
+    """Claim a key for this request and give when, or give the answer that it already has.
 
+    The first fingerprint is kept; an earlier request may have any of them.
     Raises `IdempotencyKeyReused` where the fingerprint differs, `IdempotencyKeyInFlight` where no answer is known yet.
     """
     moment = now()
@@ -78,36 +79,60 @@ def claim(
             | (IdempotencyKey.status_code.is_(None) & (IdempotencyKey.created_at < moment - _CLAIM_LASTS)),
         )
     )
-    values = {"api_key_id": api_key_id, "key": key, "fingerprint": fingerprint, "created_at": moment}
+    values = {"api_key_id": api_key_id, "key": key, "fingerprint": fingerprints[0], "created_at": moment}
     dialect = sqlite if uow.is_sqlite else postgresql
     claimed = session.execute(
         dialect.insert(IdempotencyKey).values(values).on_conflict_do_nothing().returning(IdempotencyKey.key)
     ).first()
     if claimed:
-        return None
-    row = session.get_one(IdempotencyKey, (api_key_id, key))
-    if row.fingerprint != fingerprint:
+        return moment
+    row = session.get(IdempotencyKey, (api_key_id, key))
+    if row is None:
+        # Its twin failed and gave it back between the two statements.
+        raise IdempotencyKeyInFlight
+    if row.fingerprint not in fingerprints:
         raise IdempotencyKeyReused("Use a new key for a request with another path or body.")
     if row.status_code is None or row.response is None:
         raise IdempotencyKeyInFlight
     return StoredAnswer(row.status_code, box.decrypt(row.response, "idempotency_keys", key, api_key_id))
 
 
-def keep(uow: UnitOfWork, box: SecretBox, *, api_key_id: str, key: str, status_code: int, body: str) -> None:
-    """Keep the answer, in the transaction of the work that it answers."""
-    uow.session.execute(
+def keep(
+    uow: UnitOfWork,
+    box: SecretBox,
+    *,
+    api_key_id: str,
+    key: str,
+    claimed_at: datetime,
+    status_code: int,
+    body: str,
+) -> None:
+    """Keep the answer, in the transaction of the work that it answers.
+
+    Raises `IdempotencyKeyInFlight`, so that the work is undone, when the claim was so old that another request took it.
+    """
+    kept = uow.session.execute(
         update(IdempotencyKey)
-        .where(IdempotencyKey.api_key_id == api_key_id, IdempotencyKey.key == key)
+        .where(
+            IdempotencyKey.api_key_id == api_key_id,
+            IdempotencyKey.key == key,
+            IdempotencyKey.created_at == claimed_at,
+        )
         .values(status_code=status_code, response=box.encrypt(body, "idempotency_keys", key, api_key_id))
-    )
+        .returning(IdempotencyKey.key)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if kept is None:
+        raise IdempotencyKeyInFlight
 
 
-def release(uow: UnitOfWork, *, api_key_id: str, key: str) -> None:
+def release(uow: UnitOfWork, *, api_key_id: str, key: str, claimed_at: datetime) -> None:
     """Give a key back whose request failed: nothing was done, so it may be tried again."""
     uow.session.execute(
         delete(IdempotencyKey).where(
             IdempotencyKey.api_key_id == api_key_id,
             IdempotencyKey.key == key,
+            IdempotencyKey.created_at == claimed_at,
             IdempotencyKey.status_code.is_(None),
         )
     )

@@ -92,6 +92,11 @@ def record(uow: UnitOfWork, *, lease_id: str, finished: Sequence[tuple[NewAttemp
     repository.update_deliveries(uow, [outcome for _, outcome in finished])
 
 
+def is_recorded(uow: UnitOfWork, *, attempt_id: str) -> bool:
+    """Tell whether an attempt of this pump's is in the log, and with it the batch that it was recorded in."""
+    return repository.has_attempt(uow, attempt_id)
+
+
 def renew(uow: UnitOfWork, *, lease_id: str, endpoint_ids: Collection[str]) -> set[str]:
     """Prolong leases; gives the endpoints that are still held."""
     return queues.renew(uow, lease_id=lease_id, endpoint_ids=endpoint_ids)
@@ -173,4 +178,6 @@ def _documents(
     ids = [row.id for row in waiting if row.workspace_id in filtered]  # type: ignore[attr-defined]
     if not ids:
         return {}
-    return {event_id: json_body.parse(body) for event_id, body in repository.list_bodies(uow, ids).items()}
+    return {
+        event_id: json_body.read_stored(body) for event_id, body in repository.list_bodies(uow, ids).items()
+    }

@@ -71,6 +71,11 @@ def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:
     copy_in(uow.connection, _COPY_ATTEMPTS, "".join(map(_copy_line, rows)))
 
 
+def has_attempt(uow: UnitOfWork, attempt_id: str) -> bool:
+    """Tell whether an attempt is in the log."""
+    return uow.connection.execute(select(Attempt.id).where(Attempt.id == attempt_id)).first() is not None
+
+
 def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
     """Move deliveries on. One that was canceled meanwhile stays so."""
     if uow.is_sqlite:

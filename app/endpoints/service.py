@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+import structlog
 
 from app.core import conditions
+from app.core.crypto import DecryptionError
 from app.core.egress_policy import UrlRefused
 from app.core.errors import FieldError, Invalid, NotFound, invalid_field
 from app.core.ids import new_id
@@ -22,6 +24,8 @@ from app.endpoints.policy import Policy, read_policy
 from app.endpoints.subscriptions import EVERYTHING, is_pattern
 from app.events import service as events
 from config.wire import TaskName
+
+log = structlog.get_logger()
 
 MAX_DESCRIPTION_LENGTH = 500
 MAX_SUBSCRIPTIONS = 200
@@ -208,6 +212,24 @@ def list_versions(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> dict[str
 
 
 def _target(uow: UnitOfWork, row: Endpoint) -> Target:
+    try:
+        return _open_target(uow, row)
+    except DecryptionError:
+        # Its deliveries wait; the other endpoints that the pump serves do not.
+        log.exception("endpoint.secrets_unreadable", endpoint_id=row.id)
+        return Target(
+            endpoint_id=row.id,
+            workspace_id=row.workspace_id,
+            active=False,
+            url=row.url,
+            headers=(),
+            signing_keys=(),
+            policy=read_policy(row.policy),
+            version=row.updated_at,
+        )
+
+
+def _open_target(uow: UnitOfWork, row: Endpoint) -> Target:
     return Target(
         endpoint_id=row.id,
         workspace_id=row.workspace_id,

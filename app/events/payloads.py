@@ -2,6 +2,7 @@
 
 from functools import cache, lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema_rs
 
@@ -10,6 +11,7 @@ from app.core.errors import FieldError
 from app.events.catalogue import BUILT_IN
 
 MAX_REPORTED = 20
+MAX_SCHEMA_NODES = 20_000
 _MAX_MESSAGE_LENGTH = 300
 
 
@@ -18,7 +20,13 @@ class SchemaNotUsable(ValueError):
 
 
 def check_schema(schema: Any) -> None:
-    """Raise `SchemaNotUsable` unless payloads can be validated against `schema`."""
+    """Raise `SchemaNotUsable` unless payloads can be validated against `schema`, in bounded time."""
+    try:
+        size = _size(schema, schema, {}, set())
+    except RecursionError:
+        raise SchemaNotUsable("its references are nested too deep") from None
+    if size > MAX_SCHEMA_NODES:
+        raise SchemaNotUsable(f"with its references written out it has more than {MAX_SCHEMA_NODES} parts")
     _compile(json_body.dumps(schema))
 
 
@@ -45,6 +53,45 @@ def _compile(schema: bytes) -> jsonschema_rs.Validator:
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         raise SchemaNotUsable(str(getattr(error, "message", error))[:_MAX_MESSAGE_LENGTH]) from None
+
+
+def _size(schema: Any, root: Any, known: dict[str, int], open_references: set[str]) -> int:
+    """Count a schema's parts as if every reference were written out: what validating can cost at most.
+
+    A few references that each stand twice double with every level; a schema that refers to itself has no end.
+    """
+    if isinstance(schema, list):
+        return sum(_size(item, root, known, open_references) for item in schema)
+    if not isinstance(schema, dict):
+        return 1
+    size = 1 + sum(
+        _size(value, root, known, open_references) for key, value in schema.items() if key != "$defs"
+    )
+    for keyword in ("$ref", "$dynamicRef"):
+        reference = schema.get(keyword)
+        if not isinstance(reference, str):
+            continue
+        if reference in open_references:
+            raise SchemaNotUsable("it refers to itself")
+        if reference not in known:
+            open_references.add(reference)
+            known[reference] = _size(_resolve(root, reference), root, known, open_references)
+            open_references.remove(reference)
+        size += known[reference]
+    return size
+
+
+def _resolve(root: Any, reference: str) -> Any:
+    if reference != "#" and not reference.startswith("#/"):
+        raise SchemaNotUsable("only references such as #/$defs/name are supported")
+    found = root
+    for step in reference.split("/")[1:]:
+        step = unquote(step).replace("~1", "/").replace("~0", "~")  # noqa: PLW2901 - the same step, unescaped
+        try:
+            found = found[int(step)] if isinstance(found, list) else found[step]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise SchemaNotUsable(f"{reference} leads nowhere") from None
+    return found
 
 
 def _faults(validator: jsonschema_rs.Validator, payload: Any, pointer: str) -> list[FieldError]:

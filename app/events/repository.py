@@ -35,7 +35,10 @@ _COPY = "COPY events (id, workspace_id, type, occurred_at, created_at, body) FRO
 def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
     """Insert events; gives the ids of those that are new, the others having an `external_id` of an earlier one."""
     connection = uow.connection
-    own = [row for row in rows if row["external_id"] is not None]
+    # In one order everywhere: two batches with the same ids would else wait for each other in a circle.
+    own = sorted(
+        (row for row in rows if row["external_id"] is not None), key=lambda row: str(row["external_id"])
+    )
     plain = [row for row in rows if row["external_id"] is None]
     new = {row["id"] for row in plain}
     if len(plain) > 1 and not uow.is_sqlite:

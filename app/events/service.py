@@ -146,7 +146,7 @@ def envelope(event_id: str, event_type: str, occurred_at: datetime, data: bytes)
 
 def data_of(body: bytes) -> Any:
     """Give the payload inside an envelope."""
-    return json_body.parse(body)["data"]
+    return json_body.read_stored(body)["data"]
 
 
 def get(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> Event:
@@ -300,7 +300,8 @@ def _insert(
     uow: UnitOfWork, workspace_id: str, rows: list[dict[str, Any]], outcomes: list[Receipt | AppError]
 ) -> list[Receipt | AppError]:
     new = repository.insert_new(uow, rows)
-    uow.ring(TaskName.EVENTS_FAN_OUT)
+    if new:
+        uow.ring(TaskName.EVENTS_FAN_OUT)
     if len(new) == len(rows):
         return outcomes
     repeated = {row["external_id"] for row in rows if row["id"] not in new}

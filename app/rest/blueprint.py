@@ -77,7 +77,7 @@ def _document(doc: dict[str, Any], info: dict[str, Any], *, method: str, **_kw: 
     rules = info["rules"]
     statuses = []
     if rules["scope"] != PUBLIC:
-        statuses += [401, 403]
+        statuses += [401, 403, 503]
         doc["x-required-scope"] = rules["scope"]
         statuses.append(400)
         if method == "get":

@@ -7,7 +7,7 @@ from flask import current_app, g, request
 from app.core.unit_of_work import Resources, UnitOfWork
 
 EXTENSION = "botbat"
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Credential(Protocol):
@@ -37,7 +37,7 @@ def resources() -> Resources:
 def uow() -> UnitOfWork:
     """Give the request's transaction; the first call opens it, the edge commits it."""
     if "uow" not in g:
-        g.uow = UnitOfWork(resources(), write=request.method not in _READING)
+        g.uow = UnitOfWork(resources(), write=request.method not in READING)
     return cast(UnitOfWork, g.uow)
 
 

@@ -11,11 +11,12 @@ import orjson
 import structlog
 from flask import Flask, Response, current_app, g, request
 from flask.json.provider import JSONProvider
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from app.core import idempotency, json_body, problems
-from app.core.errors import AppError, BadRequest, NotFound
+from app.core.errors import AppError, BadRequest, NotFound, Unavailable
 from app.core.unit_of_work import UnitOfWork
 from app.rest import context
 from app.rest.blueprint import DEFAULT_BODY_BYTES, PUBLIC
@@ -29,6 +30,7 @@ NoteUse = Callable[[UnitOfWork, Credential], None]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _HTTP_CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+_SMALL_BODY_BYTES = 64 * 1024
 _PRINTABLE = re.compile(r"[\x21-\x7e]{1,255}", re.ASCII)
 
 
@@ -90,10 +92,10 @@ class Application(Flask):
         if not _PRINTABLE.fullmatch(key):
             raise BadRequest("An Idempotency-Key is 1 to 255 visible ASCII characters.")
         uow, box, key_id = context.uow(), context.resources().secret_box, g.credential.key_id
-        stored = idempotency.claim(uow, box, api_key_id=key_id, key=key, fingerprint=_fingerprint())
+        claimed = idempotency.claim(uow, box, api_key_id=key_id, key=key, fingerprints=_fingerprints())
         uow.commit()
-        if stored:
-            replay = self.response_class(stored.body, stored.status_code, mimetype="application/json")
+        if isinstance(claimed, idempotency.StoredAnswer):
+            replay = self.response_class(claimed.body, claimed.status_code, mimetype="application/json")
             replay.headers["Idempotent-Replayed"] = "true"
             return replay
         try:
@@ -103,13 +105,14 @@ class Application(Flask):
                 box,
                 api_key_id=key_id,
                 key=key,
+                claimed_at=claimed,
                 status_code=answer.status_code,
                 body=_without_shown_once(answer),
             )
             uow.commit()
         except BaseException:
             uow.rollback()
-            idempotency.release(uow, api_key_id=key_id, key=key)
+            idempotency.release(uow, api_key_id=key_id, key=key, claimed_at=claimed)
             uow.commit()
             raise
         return answer
@@ -131,12 +134,8 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
         request.max_content_length = g.max_body_bytes + 1
         scope = getattr(view, "scope", PUBLIC)
         if scope != PUBLIC:
-            g.credential = authenticate(scope)
-        # PostgreSQL's text cannot hold it, so nothing can be named or found by it.
-        if "\0" in request.path:
-            raise NotFound
-        if b"%00" in request.query_string:
-            raise BadRequest("The query has a NUL character (%00).")
+            _read_and_authenticate(authenticate, scope)
+        _refuse_nul()
         check_length(request.content_length or 0)
 
     @app.after_request
@@ -171,7 +170,31 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
 
     app.register_error_handler(AppError, _problem)
     app.register_error_handler(HTTPException, _http_problem)
+    for unreachable in (OperationalError, InterfaceError, PoolTimeout):
+        app.register_error_handler(unreachable, _unavailable)
     app.register_error_handler(Exception, _bug)
+
+
+def _refuse_nul() -> None:
+    """PostgreSQL's text cannot hold it, so nothing can be named or found by it."""
+    if "\0" in request.path:
+        raise NotFound
+    if b"%00" in request.query_string:
+        raise BadRequest("The query has a NUL character (%00).")
+
+
+def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
+    """Find out who asks, with no transaction open while a body is on its way: on SQLite it would hold up all writers.
+
+    What is small is read before the key is looked at; what is large after it was found good, in its own transaction.
+    """
+    length = request.content_length
+    small = length is not None and length <= _SMALL_BODY_BYTES
+    if small and length:
+        request.get_data(cache=True)
+    g.credential = authenticate(scope)
+    if not small and request.method not in context.READING:
+        context.close_uow()
 
 
 def _problem(error: AppError) -> Response:
@@ -190,6 +213,11 @@ def _http_problem(error: HTTPException) -> Response:
     return _problem(HttpError(error))
 
 
+def _unavailable(error: SQLAlchemyError) -> Response:
+    log.error("request.database_unavailable", request_id=g.get("request_id"), error=type(error).__name__)
+    return _problem(Unavailable("Try again in a moment.", headers={"Retry-After": "1"}))
+
+
 def _bug(error: Exception) -> Response:
     # The client is told nothing but the request's id; the log has the rest.
     log.error("request.failed", request_id=g.get("request_id"), exc_info=error)
@@ -200,10 +228,12 @@ def _has_methods(error: HTTPException) -> bool:
     return bool(getattr(error, "valid_methods", None))
 
 
-def _fingerprint() -> bytes:
-    return hashlib.sha256(
+def _fingerprints() -> list[bytes]:
+    """Give keyed hashes of the request, under every live pepper: a plain one would let a secret in it be guessed."""
+    digest = hashlib.sha256(
         f"{request.method} {request.full_path}\n".encode() + request.get_data(cache=True)
-    ).digest()
+    ).hexdigest()
+    return context.resources().key_hash.candidates(f"request {digest}")
 
 
 def _without_shown_once(answer: Response) -> str:

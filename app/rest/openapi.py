@@ -22,6 +22,7 @@ _PROBLEM_STATUSES = {
     415: "The body is not JSON.",
     422: "A field is not valid; `errors` names it.",
     429: "Too many requests.",
+    503: "The database cannot be reached; send the request again after `Retry-After` seconds.",
 }
 
 

@@ -215,7 +215,7 @@ def test_the_first_use_of_a_key_shows_at_once_and_later_ones_once_a_minute(api, 
     first = use()
     assert first is not None
     assert use() == first
-    age_key(resources, key_id, last_used_at=now() - timedelta(seconds=59))
+    age_key(resources, key_id, last_used_at=now() - timedelta(seconds=50))
     earlier = api.get(f"/v1/api-keys/{key_id}").json["last_used_at"]
     assert use() == earlier
     age_key(resources, key_id, last_used_at=now() - timedelta(seconds=61))

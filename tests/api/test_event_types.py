@@ -1,12 +1,11 @@
 """The catalogue of event types, and what a workspace adds to it."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-import pytest
 from sqlalchemy import insert
-from structlog.testing import capture_logs
 
 from app.events.catalogue import BUILT_IN
 from app.events.models import CustomEventType
@@ -156,16 +155,28 @@ def test_a_schema_asks_nobody_and_reads_no_file(api, tmp_path):
 
 
 def test_schemas_that_would_never_end(api):
+    doubling = {f"d{level}": {"allOf": [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(40)}
     for schema in (
         {"$ref": "#"},
         {"properties": {"a": {"$ref": "#"}}},
         {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
-        {"properties": {"a": {"pattern": "^(a+)+$"}}},
-        {"properties": {"a": {"pattern": "^(?=(a+)+b)(a|aa)+\\1$"}}},
+        {"$defs": {**doubling, "d40": {"type": "object"}}, "$ref": "#/$defs/d0"},
     ):
-        if put(api, "order.created", {"schema": schema}).status_code == 200:
-            answer = api.post("/v1/events", {"type": "order.created", "data": {"a": "a" * 60 + "!"}})
-            assert answer.status_code in (202, 422)
+        expect.invalid(put(api, "order.created", {"schema": schema}), "/schema")
+    for pattern in ("^(a+)+$", "^(?=(a+)+b)(a|aa)+\\1$"):
+        expect.ok(put(api, "order.created", {"schema": {"properties": {"a": {"pattern": pattern}}}}))
+        answer = api.post("/v1/events", {"type": "order.created", "data": {"a": "a" * 60 + "!"}})
+        expect.problem(answer, 422, "payload_invalid")
+
+
+def test_a_schema_may_refer_to_its_own_parts(api):
+    line = {"type": "object", "properties": {"sku": {"$ref": "#/$defs/a~1b"}}}
+    schema = {"$defs": {"line": line, "a/b": {"type": "string"}}, "properties": {}}
+    schema["properties"] = {"first": {"$ref": "#/$defs/line"}, "rest": {"items": {"$ref": "#/$defs/line"}}}
+    expect.ok(put(api, "order.created", {"schema": schema}))
+    data = {"first": {"sku": 1}, "rest": [{"sku": "1"}, {"sku": 2}]}
+    answer = api.post("/v1/events", {"type": "order.created", "data": data})
+    expect.invalid(answer, "/data/first/sku", "/data/rest/1/sku", code="payload_invalid")
 
 
 def test_the_example_matches_the_schema(api):
@@ -177,15 +188,13 @@ def test_the_example_matches_the_schema(api):
     expect.problem(api.get("/v1/event-types/order.created"), 404, "not_found")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="app/core/database.py writes JSON columns with orjson, which ends at 64 bits"
-)
 def test_long_integers_stay_exact_in_schema_and_example(api):
     long = 12345678901234567890123
     body = {"schema": {"properties": {"a": {"maximum": long}}}, "example": {"a": long}}
-    with capture_logs():
-        assert expect.ok(put(api, "order.created", body))["example"] == {"a": long}
-    assert api.get("/v1/event-types/order.created").json["example"] == {"a": long}
+    for answer in (put(api, "order.created", body), api.get("/v1/event-types/order.created")):
+        expect.ok(answer)
+        shown = json.loads(answer.data)  # the test client's own parser ends at 64 bits
+        assert (shown["schema"], shown["example"]) == (body["schema"], body["example"])
     expect.ok(api.post("/v1/events", {"type": "order.created", "data": {"a": long}}), 202)
     answer = api.post("/v1/events", {"type": "order.created", "data": {"a": long + 1}})
     expect.invalid(answer, "/data/a", code="payload_invalid")

@@ -100,6 +100,7 @@ def test_the_same_external_id_again_gives_the_first_event(api, doorbell):
     assert again == {**first, "duplicate": True}
     (event,) = listed(api)
     assert event["data"] == {"contact_id": "1"}
+    assert doorbell.rings == []
 
 
 def test_at_once_from_many_threads_one_event_is_published(api):

@@ -1,10 +1,11 @@
 """Every error is a problem of RFC 9457 that tells the client what it can do about it, and nothing about us."""
 
 import re
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from structlog.testing import capture_logs
 
 from app.api_keys import service as api_keys
@@ -144,7 +145,7 @@ def test_nothing_of_the_api_is_kept_by_caches(api):
 ERRORS = [
     RuntimeError(CANARY),
     KeyError(CANARY),
-    OperationalError(f"SELECT {CANARY}", {"a": CANARY}, Exception(CANARY)),
+    IntegrityError(f"SELECT {CANARY}", {"a": CANARY}, Exception(CANARY)),
     RecursionError(CANARY),
     AssertionError(CANARY),
 ]
@@ -152,10 +153,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_bug_tells_the_client_nothing_but_the_requests_id(api, monkeypatch, error):
-    def fail(*_args: Any, **_kwargs: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(events, "list_events", fail)
+    monkeypatch.setattr(events, "list_events", Mock(side_effect=error))
     with capture_logs() as logs:
         answer = api.get("/v1/events", headers={"X-Request-Id": "the-one"})
 
@@ -172,11 +170,21 @@ def test_a_bug_tells_the_client_nothing_but_the_requests_id(api, monkeypatch, er
     assert (failed["request_id"], failed["exc_info"]) == ("the-one", error)
 
 
-def test_a_bug_leaves_nothing_half_done(api, monkeypatch):
-    def fail(*_args: Any) -> None:
-        raise KeyError
+def test_a_database_that_cannot_be_reached_is_no_bug_and_says_when_to_come_back(api, monkeypatch):
+    for error in (
+        OperationalError(f"SELECT {CANARY}", {"a": CANARY}, Exception(CANARY)),
+        PoolTimeout(CANARY),
+    ):
+        monkeypatch.setattr(events, "list_events", Mock(side_effect=error))
+        with capture_logs():
+            answer = api.get("/v1/events")
+        expect.problem(answer, 503, "unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert CANARY not in answer.get_data(as_text=True) + str(answer.headers)
 
-    monkeypatch.setattr(api_keys, "view", fail)  # which is called when the key is made
+
+def test_a_bug_leaves_nothing_half_done(api, monkeypatch):
+    monkeypatch.setattr(api_keys, "view", Mock(side_effect=KeyError))  # which is called when the key is made
     with capture_logs():
         expect.problem(api.post("/v1/api-keys", {"name": "CI"}), 500, "internal_error")
     monkeypatch.undo()

@@ -53,6 +53,10 @@ def queue(rate_limited_until: datetime | None = None, *, active: bool = True, **
     return made
 
 
+def delivery(attempt_count: int = 0) -> DueDelivery:
+    return DueDelivery("dlv_1", "ep_1", "ws_1", "evt_1", "ping", attempt_count, "auto", b"{}")
+
+
 def fill(filled: LocalQueue, first: int = 0, retries: int = 0) -> None:
     for attempt_count, count in ((0, first), (1, retries)):
         for number in range(count):
@@ -79,7 +83,7 @@ def test_no_more_than_the_cap_are_in_flight(cap):
     fill(made, first=cap + 5)
     assert len(take_all(made)) == cap
     assert (made.in_flight, made.unrecorded) == (cap, cap)
-    made.finished()
+    made.finished(delivery())
     assert len(take_all(made)) == 1
     assert (made.in_flight, made.unrecorded) == (cap, cap + 1)
 
@@ -89,10 +93,10 @@ def test_a_lower_cap_holds_from_the_next_one_on():
     fill(made, first=10)
     assert len(take_all(made)) == 4
     made.configure(target(max_in_flight=2), 1)
-    made.finished()
-    made.finished()
+    made.finished(delivery())
+    made.finished(delivery())
     assert made.take() is None
-    made.finished()
+    made.finished(delivery())
     assert made.take() is not None
 
 
@@ -167,7 +171,7 @@ def test_a_fast_endpoint_has_a_third_of_a_second_claimed_ahead(clock):
     made = queue(max_in_flight=10)
     for _ in range(1000):
         made.in_flight += 1
-        made.finished()
+        made.finished(delivery())
     clock.seconds += 1
     assert made.wanted(10_000)[0] == 300
 
@@ -244,3 +248,29 @@ def test_a_limit_that_was_lifted_no_longer_holds():
     made = queue(datetime.now(UTC) + timedelta(hours=5), max_in_flight=10)
     fill(made, first=2)
     assert len(take_all(made)) == 2
+
+
+# --- slots that are kept
+
+
+def test_retries_leave_a_quarter_of_the_slots_to_first_attempts():
+    made = queue(max_in_flight=8)
+    fill(made, retries=20)
+    assert len(take_all(made)) == 6
+    fill(made, first=5)
+    assert take_all(made) == ["first0", "first1"]
+    made.finished(delivery(attempt_count=1))
+    assert made.take() is not None
+
+
+def test_with_one_slot_a_retry_gets_it():
+    made = queue(max_in_flight=1)
+    fill(made, retries=2)
+    assert len(take_all(made)) == 1
+
+
+def test_the_last_connections_are_for_queues_that_have_few_in_flight():
+    made = queue(max_in_flight=100)
+    fill(made, first=20)
+    assert [made.take(scarce=True) is not None for _ in range(6)] == [True] * 4 + [False] * 2
+    assert made.take(scarce=False) is not None
