@@ -47,15 +47,25 @@ def ensure_endpoint(api: Api, endpoint_id: str | None, url: str) -> str:
     return str(endpoint["id"])
 
 
-def tell_receiver(api: Api, origin: str, secrets_file: Path) -> None:
-    """Give the receiver the secrets of all endpoints that deliver to it."""
-    endpoints = api.get(f"/v1/endpoints?limit={_MAX_PAGE}")["data"]
-    secrets = {
-        endpoint["id"]: api.get(f"/v1/endpoints/{endpoint['id']}/secret")["signing_secret"]
-        for endpoint in endpoints
+def tell_receiver(
+    api: Api, origin: str, secrets_file: Path, told: dict[str, str] | None = None
+) -> dict[str, str]:
+    """Give the receiver the secrets of the endpoints that deliver to it, the newest hundred.
+
+    `told` is what an earlier call gave: when nothing has changed since, nothing is done.
+    """
+    endpoints = {
+        endpoint["id"]: endpoint["updated_at"]
+        for endpoint in api.get(f"/v1/endpoints?limit={_MAX_PAGE}")["data"]
         if endpoint["url"].startswith(f"{origin}/")
     }
-    write_private(secrets_file, json.dumps(secrets))
+    if endpoints != told:
+        secrets = {
+            endpoint_id: api.get(f"/v1/endpoints/{endpoint_id}/secret")["signing_secret"]
+            for endpoint_id in endpoints
+        }
+        write_private(secrets_file, json.dumps(secrets))
+    return endpoints
 
 
 def publish_examples(api: Api) -> set[str]:

@@ -2,9 +2,10 @@
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,19 @@ class Received:
 
 
 class Inbox:
-    """The last requests, newest first, each judged when it comes in."""
+    """The last requests, newest first, each judged when it comes in, and again once more secrets are known."""
 
     def __init__(self, secrets_file: Path) -> None:
         self._secrets_file = secrets_file
         self._secrets: dict[str, str] = {}
         self._secrets_state: tuple[int, int] | None = None
-        self._kept: deque[Received] = deque(maxlen=KEPT)
+        self._kept: deque[tuple[Received, bytes, float]] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
 
     def keep(self, path: str, headers: Mapping[str, str], body: bytes, status: int | None) -> Received:
         """Judge and keep a request. `headers` has lower-case names."""
-        verdict = verify(self._known_secrets(), headers, body)
+        moment = time.time()
+        verdict = verify(self._known_secrets(), headers, body, at=moment)
         received = Received(
             received_at=now().isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             path=path,
@@ -56,13 +58,21 @@ class Inbox:
             status=status,
         )
         with self._lock:
-            self._kept.appendleft(received)
+            self._kept.appendleft((received, body, moment))
         return received
 
     def requests(self) -> list[Received]:
-        """Give what is kept."""
+        """Give what is kept. An endpoint's first delivery can come before its secret is told."""
         with self._lock:
-            return list(self._kept)
+            secrets = self._known_secrets()
+            for index, (received, body, moment) in enumerate(self._kept):
+                verdict = (
+                    verify(secrets, received.headers, body, at=moment) if not received.verified else None
+                )
+                if verdict and verdict.verified:
+                    judged = replace(received, verified=True, verified_by=verdict.endpoint_id, reason=None)
+                    self._kept[index] = (judged, body, moment)
+            return [received for received, _, _ in self._kept]
 
     def as_json(self) -> dict[str, Any]:
         """Give what is kept, as `/requests` shows it."""

@@ -25,6 +25,7 @@ from config.settings import load_settings, make_private_dir
 
 _READY_WITHIN_SECONDS = 60
 _BROKER_WITHIN_SECONDS = 5
+_TELL_SECONDS = 1.0
 _TEND_SECONDS = 0.1
 _UNAUTHORIZED = 401
 
@@ -51,6 +52,7 @@ def run(*, as_json: bool) -> None:
                 click.echo(json.dumps(asdict(dev)))
             while True:
                 run.pause(_TEND_SECONDS)
+                run.tell_receiver(dev)
         except Stopped:
             pass
         except (ApiRefused, OSError, HTTPException) as error:
@@ -68,6 +70,8 @@ class Run:
         self._settings = where.settings
         self._terminal = terminal
         self._stopping = threading.Event()
+        self._told: dict[str, str] = {}
+        self._told_at = 0.0
         self._supervisor = Supervisor(where.settings.data_dir / "logs", terminal.say)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._signalled)
@@ -108,7 +112,7 @@ class Run:
         api = Api(where.base_url, key)
         inbox_url = f"{where.receiver}/inbox"
         endpoint_id = first_start.ensure_endpoint(api, known.endpoint_id if known else None, inbox_url)
-        first_start.tell_receiver(api, where.receiver, where.receiver_dir / "secrets.json")
+        self._told = first_start.tell_receiver(api, where.receiver, where.receiver_dir / "secrets.json")
         dev = DevFile(
             base_url=where.base_url,
             console_url=f"{where.base_url}/",
@@ -126,6 +130,22 @@ class Run:
         if known is None:
             self._deliver_examples(api, endpoint_id)
         return dev
+
+    def tell_receiver(self, dev: DevFile) -> None:
+        """Let the receiver know the secrets of endpoints that were made or changed lately."""
+        from app.development import first_start
+
+        if time.monotonic() < self._told_at + _TELL_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        # While web is started again nobody answers; the next time will do.
+        with contextlib.suppress(ApiRefused, OSError, HTTPException, ValueError):
+            self._told = first_start.tell_receiver(
+                Api(dev.base_url, dev.api_key),
+                self._where.receiver,
+                self._where.receiver_dir / "secrets.json",
+                self._told,
+            )
 
     def pause(self, seconds: float) -> None:
         """Look after the programs, then wait; raises `Stopped` after a signal."""

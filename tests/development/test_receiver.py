@@ -275,3 +275,14 @@ def test_it_runs_as_a_process_of_its_own(tmp_path):
             client.close()
         finally:
             process.terminate()
+
+
+def test_what_came_before_its_secret_was_told_is_verified_later(client, tmp_path):
+    other = signing.generate_secret()
+    assert post(client, headers=signed(other))[1]["verified"] is False
+    (received,) = kept(client)
+    assert (received["verified"], received["reason"]) == (False, "no known secret signed this")
+    (tmp_path / "secrets.json").unlink()
+    (tmp_path / "secrets.json").write_text(json.dumps({"ep_new": other}))
+    (received,) = kept(client)
+    assert (received["verified"], received["verified_by"], received["reason"]) == (True, "ep_new", None)
