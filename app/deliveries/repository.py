@@ -13,7 +13,7 @@ from app.core.pagination import PageRequest
 from app.deliveries.models import ATTEMPT_PREFIX, Attempt, Delivery, DeliveryStatus
 from app.events.models import Event
 
-# The list does not carry what only the whole attempt shows.
+# The body that was sent is the event's; an event that is gone leaves its attempts.
 _WITH_BODY = select(Attempt, Event.body).join(Event, Event.id == Attempt.event_id, isouter=True)
 
 

@@ -1,16 +1,12 @@
 """The shapes of endpoints."""
 
-from typing import Any
-
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from app.endpoints import policy
 from app.endpoints.models import EndpointStatus
 from app.endpoints.service import MAX_DESCRIPTION_LENGTH, MAX_SUBSCRIPTIONS
 from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Texts, Timestamp, list_of
-
-_NO_NUL = "No NUL characters."
 
 
 class RateLimit(RequestSchema):
@@ -59,12 +55,6 @@ class EndpointFields(RequestSchema):
     )
     format = fields.String(validate=OneOf(["default"]))
     policy = fields.Nested(PolicyRequest)
-
-    @validates_schema
-    def no_nul(self, values: dict[str, Any], **_kw: Any) -> None:
-        """Refuse what PostgreSQL cannot keep."""
-        if "\0" in values.get("description", ""):
-            raise ValidationError(_NO_NUL, "description")
 
 
 class EndpointRequest(EndpointFields):

@@ -287,3 +287,20 @@ def test_the_same_type_put_at_once_by_many(api):
     for thread in threads:
         thread.join()
     assert [answer.status_code for answer in answers] == [200] * 30
+
+
+def test_a_schema_whose_references_multiply_is_refused(api):
+    doubling = {f"a{level}": {"allOf": [{"$ref": f"#/$defs/a{level + 1}"}] * 2} for level in range(60)} | {
+        "a60": {"type": "object"}
+    }
+    for schema in (
+        {"$defs": doubling, "$ref": "#/$defs/a0"},
+        {"properties": {"a": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}},
+        {"$dynamicRef": "#"},
+    ):
+        answer = put(api, "order.created", {"schema": schema, "example": {"a": {"a": {}}}})
+        expect.invalid(answer, "/schema")
+    shared = {"$defs": {"id": {"type": "string"}}, "properties": {"a": {"$ref": "#/$defs/id"}}}
+    expect.ok(put(api, "order.created", {"schema": shared}))
+    answer = api.post("/v1/events", {"type": "order.created", "data": {"a": 5}})
+    expect.invalid(answer, "/data/a", code="payload_invalid")
