@@ -12,7 +12,6 @@ from types import ModuleType
 
 import pytest
 
-from config.settings import process_environment
 
 ROOT = Path(__file__).parents[1]
 # Stands for app.cli: tells what it was started with.
@@ -128,7 +127,7 @@ def test_changed_requirements_are_installed_again(project, uv):
 def test_two_at_once_install_once(project, uv):
     folder, calls = uv("sleep 0.5")
     command = [sys.executable, str(project / "botbat"), "config"]
-    environment = process_environment(PATH=f"{folder}:/usr/bin:/bin")
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": "/nonexistent"}
     started = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         for _ in range(3)
