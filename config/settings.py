@@ -110,7 +110,7 @@ def load_settings() -> Settings:
     host = env.str("BOTBAT_HOST", "127.0.0.1")
     port = env.int("PORT", 8000, validate=Range(1, MAX_PORT))
     web_processes = env.int("WEB_PROCESSES", 2, validate=Range(1, 256))
-    web_threads = env.int("WEB_THREADS", 8, validate=Range(1, 256))
+    web_threads = env.int("WEB_THREADS", 4, validate=Range(1, 256))
     trusted_proxies = env.int("BOTBAT_TRUSTED_PROXIES", 0, validate=Range(0, 10))
     pumps = env.int("BOTBAT_PUMPS", os.cpu_count() or 1, validate=Range(1, 256))
     sender_connections = env.int("BOTBAT_SENDER_CONNECTIONS", 400, validate=Range(1, 10_000))

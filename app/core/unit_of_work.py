@@ -60,10 +60,10 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
 class UnitOfWork:
     """What a service works with: one transaction, and `ring` for what is to happen after its commit."""
 
-    def __init__(self, resources: Resources, *, write: bool = True) -> None:
+    def __init__(self, resources: Resources, *, write: bool = True, one_write: bool = False) -> None:
         self.resources = resources
         self.is_sqlite = resources.database.is_sqlite
-        self._bind = resources.database.bind(write=write)
+        self._bind = resources.database.bind(write=write, one_write=one_write)
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._rings: dict[tuple[TaskName, float], None] = {}

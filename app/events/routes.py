@@ -30,7 +30,7 @@ event_types = ApiBlueprint("event_types", "/v1/event-types", "The catalogue of e
 BATCH_BYTES = 32 * 1024 * 1024
 
 
-@events.api("", "POST", scope="events:write", max_body_bytes=MAX_EVENT_BYTES)
+@events.api("", "POST", scope="events:write", max_body_bytes=MAX_EVENT_BYTES, one_write=True)
 @events.arguments(PublishRequest)
 @events.response(202, EventReceipt)
 @events.alt_response(200, schema=EventReceipt, description="The `external_id` was published before.")

@@ -37,7 +37,10 @@ def resources() -> Resources:
 def uow() -> UnitOfWork:
     """Give the request's transaction; the first call opens it, the edge commits it."""
     if "uow" not in g:
-        g.uow = UnitOfWork(resources(), write=request.method not in READING)
+        view = current_app.view_functions.get(request.endpoint or "")
+        # An idempotency key is kept in the same transaction, which makes two writes.
+        one_write = getattr(view, "one_write", False) and "Idempotency-Key" not in request.headers
+        g.uow = UnitOfWork(resources(), write=request.method not in READING, one_write=one_write)
     return cast(UnitOfWork, g.uow)
 
 
