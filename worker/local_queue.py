@@ -10,6 +10,7 @@ from app.endpoints.service import Target
 # How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.
 _MIN_AHEAD = 2
 _AHEAD_SECONDS = 0.3
+_RETRIES_ASKED_EVERY = 0.1
 # What a queue may have in flight of a pump's last connections.
 _FEW = 4
 
@@ -103,7 +104,11 @@ class LocalQueue:
         ahead = max(_MIN_AHEAD * self.target.policy.max_in_flight, int(per_second * _AHEAD_SECONDS))
         # Few large claims: a buffer that is more than half full is not worth one yet.
         first = min(ahead - len(self._first), room) if len(self._first) <= ahead // 2 else 0
-        retries = min(ahead - len(self._retries), room - first) if len(self._retries) <= ahead // 2 else 0
+        # With first attempts in plenty, retries are asked for now and then, and not by a query of their own each time.
+        ask = len(self._retries) <= ahead // 2 and (
+            first > 0 or moment - self.claimed_at > _RETRIES_ASKED_EVERY
+        )
+        retries = min(ahead - len(self._retries), room - first) if ask else 0
         return first, retries
 
     def empty(self) -> list[DueDelivery]:
