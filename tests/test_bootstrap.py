@@ -12,7 +12,6 @@ from types import ModuleType
 
 import pytest
 
-
 ROOT = Path(__file__).parents[1]
 # Stands for app.cli: tells what it was started with.
 CLI = """
