@@ -5,7 +5,6 @@ sender; none waits for a whole batch. A pump keeps no state that the rows do not
 run out and another pump sends again what was not recorded.
 """
 
-import gc
 import os
 import socket
 import threading
@@ -81,8 +80,6 @@ class Pump:
         recorder = threading.Thread(
             target=self._guarded, args=(self._record_loop,), name="recorder", daemon=True
         )
-        # What lives by now lives for good: without this, each collection would look through all of it again.
-        gc.freeze()
         claimer.start()
         recorder.start()
         started = time.monotonic()

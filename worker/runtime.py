@@ -1,5 +1,6 @@
 """What a worker process keeps between tasks; made after the fork, since neither pools nor libcurl survive one."""
 
+import gc
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +26,11 @@ def resources() -> Resources:
 @cache
 def sender() -> Sender:
     """Give the sender of this process; its connections stay open from one pump to the next."""
-    return new_sender(resources())
+    made = new_sender(resources())
+    # All modules are loaded by now and live for good: later collections need not look through them again.
+    gc.collect()
+    gc.freeze()
+    return made
 
 
 def new_sender(of: Resources) -> Sender:
