@@ -360,3 +360,27 @@ def test_countdown_doorbells_ring_after_the_record_is_committed(api, resources, 
     ((recorded, countdown),) = seen
     assert recorded == 1
     assert 10 <= countdown <= 11
+
+
+def test_a_commit_whose_answer_was_lost_is_recorded_once(api, resources, sender, monkeypatch):
+    record = engine.record
+    lost: list[bool] = []
+
+    def record_and_lose_the_answer(uow, **arguments):
+        record(uow, **arguments)
+        if not lost:
+            lost.append(True)
+            uow.commit()
+            raise OperationalError("COMMIT", {}, Exception("the connection broke"))
+
+    monkeypatch.setattr(engine, "record", record_and_lose_the_answer)
+    with receivers.ok() as receiver:
+        make_endpoint(api, receiver)
+        publish(api)
+        fan_out(resources)
+        assert Pump(resources, sender).run() == 1
+        assert len(receiver.requests) == 1
+    assert lost
+    assert count(resources, Attempt) == 1
+    (delivery,) = api.get("/v1/deliveries").json["data"]
+    assert (delivery["status"], delivery["attempt_count"]) == ("succeeded", 1)
