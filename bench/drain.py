@@ -137,11 +137,10 @@ def wait_until_ready(prepared: Stage) -> None:
 
 
 def _wait_until_drained(resources: Resources) -> None:
-    pending = text("SELECT 1 FROM deliveries WHERE status = 'pending' LIMIT 1")
-    waiting = text("SELECT 1 FROM events WHERE fanned_out_at IS NULL LIMIT 1")
+    left = text("SELECT 1 FROM fan_outs UNION ALL SELECT 1 FROM pending_deliveries LIMIT 1")
     with resources.database.engine.connect() as connection:
         while True:
-            found = connection.execute(waiting).first() or connection.execute(pending).first()
+            found = connection.execute(left).first()
             connection.rollback()
             if not found:
                 return

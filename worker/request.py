@@ -94,7 +94,9 @@ def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutc
         response_body=outcome.response_body,
         response_truncated=outcome.response_truncated,
     )
-    return attempt, DeliveryOutcome(delivery.id, delivery_status, number, delay)
+    return attempt, DeliveryOutcome(
+        delivery.event_id, delivery.endpoint_id, delivery.trigger, delivery_status, number, delay
+    )
 
 
 def _logged_headers(sent: InFlight) -> str:

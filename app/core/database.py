@@ -22,6 +22,8 @@ from app.core import json_body
 # Ids sort by their bytes on both databases; a locale's collation would be slower and could order otherwise.
 IdText = Text().with_variant(Text(collation="C"), "postgresql")
 
+NULL = "\\N"  # in the lines of `copy_in`
+
 _SQLITE_BUSY_SECONDS = 15
 _WRITE_OPTION = "botbat_write"
 

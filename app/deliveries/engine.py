@@ -7,6 +7,7 @@ not: docs/decisions/0003.
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from app.core import conditions, json_body
 from app.core.ids import new_id
@@ -29,32 +30,33 @@ _FAN_OUT_DELIVERIES = 10_000
 
 def fan_out(uow: UnitOfWork) -> int:
     """Make the deliveries of a batch of events, for the caller to pump; gives how many events, 0 when none waits."""
-    waiting = events.claim_not_fanned_out(uow, limit=FAN_OUT_EVENTS)
+    waiting = events.claim_fan_outs(uow, limit=FAN_OUT_EVENTS)
     if not waiting:
         return 0
     subscriptions = defaultdict(list)
-    for subscription in endpoints.list_subscriptions(
-        uow, workspace_ids={row.workspace_id for row in waiting}
-    ):
+    for subscription in endpoints.list_subscriptions(uow, workspace_ids={row[0] for row in waiting}):
         subscriptions[subscription.workspace_id].append(subscription)
     documents = _documents(uow, waiting, subscriptions)
+    subscribed: dict[tuple[str, str], list[Any]] = {}
     deliveries: list[NewDelivery] = []
-    done: list[str] = []
-    for event in waiting:
-        deliveries += [
-            NewDelivery(new_id(DELIVERY_PREFIX), event.workspace_id, event.id, event.type, subscription.id)
-            for subscription in subscriptions[event.workspace_id]
-            if wants(subscription.events, event.type)
-            and (subscription.filter is None or conditions.matches(subscription.filter, documents[event.id]))
-        ]
-        done.append(event.id)
+    for index, (workspace_id, event_id, event_type) in enumerate(waiting):
         if len(deliveries) >= _FAN_OUT_DELIVERIES:
+            events.put_back_fan_outs(uow, rows=waiting[index:])
+            waiting = waiting[:index]
             break
+        wanting = subscribed.get((workspace_id, event_type))
+        if wanting is None:
+            wanting = [each for each in subscriptions[workspace_id] if wants(each.events, event_type)]
+            subscribed[workspace_id, event_type] = wanting
+        deliveries += [
+            (event_id, each.id, new_id(DELIVERY_PREFIX), workspace_id, event_type)
+            for each in wanting
+            if each.filter is None or conditions.matches(each.filter, documents[event_id])
+        ]
     if deliveries:
         repository.insert_deliveries(uow, deliveries)
-        queues.wake(uow, endpoint_ids={delivery.endpoint_id for delivery in deliveries})
-    events.mark_fanned_out(uow, event_ids=done)
-    return len(done)
+        queues.wake(uow, endpoint_ids={delivery[1] for delivery in deliveries})
+    return len(waiting)
 
 
 def lease_queues(uow: UnitOfWork, *, lease_id: str, limit: int) -> list[LeasedQueue]:
@@ -143,7 +145,7 @@ def any_due(uow: UnitOfWork) -> bool:
 
 def sweep_events(uow: UnitOfWork) -> None:
     """Ring for events that no doorbell announced."""
-    if events.any_not_fanned_out(uow):
+    if events.any_fan_out(uow):
         uow.ring(TaskName.EVENTS_FAN_OUT)
 
 
@@ -167,15 +169,15 @@ def requeue(uow: UnitOfWork) -> int:
 
 
 def _documents(
-    uow: UnitOfWork, waiting: Iterable[object], subscriptions: dict[str, list[object]]
+    uow: UnitOfWork, waiting: Iterable[tuple[str, str, str]], subscriptions: dict[str, list[Any]]
 ) -> dict[str, object]:
     """Give the envelopes that filters look at; those of workspaces without a filter are not read."""
     filtered = {
         workspace_id
         for workspace_id, rows in subscriptions.items()
-        if any(row.filter is not None for row in rows)  # type: ignore[attr-defined]
+        if any(row.filter is not None for row in rows)
     }
-    ids = [row.id for row in waiting if row.workspace_id in filtered]  # type: ignore[attr-defined]
+    ids = [event_id for workspace_id, event_id, _ in waiting if workspace_id in filtered]
     if not ids:
         return {}
     return {

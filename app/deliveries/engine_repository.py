@@ -11,39 +11,26 @@ from typing import Any
 
 import orjson
 from sqlalchemy import bindparam, insert, select, text
-from sqlalchemy.dialects import sqlite
 
-from app.core.database import UtcDateTime, copy_in, utc_now
+from app.core.database import NULL, SQLITE_NOW, UtcDateTime, copy_in
 from app.core.unit_of_work import UnitOfWork
-from app.deliveries.models import Attempt, Delivery, DeliveryStatus, Trigger
+from app.deliveries.models import Attempt, Delivery, DeliveryStatus, PendingDelivery
 from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
 from app.events.models import Event
 
 
 def insert_deliveries(uow: UnitOfWork, rows: Sequence[NewDelivery]) -> None:
-    """Insert deliveries, due now; those that exist already are left alone."""
+    """Insert deliveries, due now."""
     if uow.is_sqlite:
-        statement = (
-            sqlite.insert(Delivery)
-            .values(
-                status=DeliveryStatus.PENDING.value,
-                attempt_count=0,
-                is_retry=False,
-                trigger=Trigger.AUTO.value,
-                next_attempt_at=utc_now(),
-                created_at=utc_now(),
-            )
-            .on_conflict_do_nothing()
-        )
+        delivery = ("event_id", "endpoint_id", "id", "workspace_id", "event_type")
+        uow.connection.execute(insert(Delivery), [dict(zip(delivery, row, strict=True)) for row in rows])
+        pending = ("event_id", "endpoint_id", "delivery_id")
         uow.connection.execute(
-            statement,
-            [dict(zip((f.name for f in fields(NewDelivery)), astuple(row), strict=True)) for row in rows],
+            insert(PendingDelivery), [dict(zip(pending, row, strict=False)) for row in rows]
         )
         return
-    uow.connection.execute(
-        _INSERT_DELIVERIES,
-        {f.name: _joined(getattr(row, f.name) for row in rows) for f in fields(NewDelivery)},
-    )
+    copy_in(uow.connection, _COPY_DELIVERIES, "".join(["\t".join(row) + "\n" for row in rows]))
+    copy_in(uow.connection, _COPY_PENDING, "".join([f"{row[0]}\t{row[1]}\t{row[2]}\n" for row in rows]))
 
 
 def list_due(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) -> list[DueDelivery]:
@@ -78,31 +65,63 @@ def has_attempt(uow: UnitOfWork, attempt_id: str) -> bool:
 
 def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
     """Move deliveries on. One that was canceled meanwhile stays so."""
+    finished = [outcome for outcome in outcomes if outcome.status != DeliveryStatus.PENDING]
+    retried = [outcome for outcome in outcomes if outcome.status == DeliveryStatus.PENDING]
     if uow.is_sqlite:
-        uow.connection.execute(
-            _UPDATE_SQLITE,
-            [
-                {
-                    "id": outcome.delivery_id,
-                    "status": outcome.status.value,
-                    "attempt_count": outcome.attempt_count,
-                    "retry_in": None
-                    if outcome.retry_in_seconds is None
-                    else f"+{outcome.retry_in_seconds:.3f} seconds",
-                }
-                for outcome in outcomes
-            ],
-        )
+        _update_sqlite(uow, finished, retried)
         return
-    uow.connection.execute(
-        _UPDATE_DELIVERIES,
-        {
-            "ids": _joined(outcome.delivery_id for outcome in outcomes),
-            "statuses": _joined(outcome.status.value for outcome in outcomes),
-            "counts": _joined(outcome.attempt_count for outcome in outcomes),
-            "retry_in": _joined(outcome.retry_in_seconds for outcome in outcomes),
-        },
-    )
+    if finished:
+        keys = _keys(finished)
+        uow.connection.execute(_DELETE_PENDING, keys)
+        statuses = {"statuses": _joined(outcome.status.value for outcome in finished)}
+        uow.connection.execute(_FINISH, keys | statuses | _counts(finished))
+    if retried:
+        keys = _keys(retried)
+        uow.connection.execute(
+            _RETRY,
+            keys
+            | _counts(retried)
+            | {
+                "triggers": _joined(outcome.trigger for outcome in retried),
+                "retry_in": _joined(outcome.retry_in_seconds for outcome in retried),
+            },
+        )
+        uow.connection.execute(_COUNT, keys | _counts(retried))
+
+
+def _keys(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    # The bounds let the planner leave out the partitions of other days.
+    return {
+        "event_ids": _joined([outcome.event_id for outcome in outcomes]),
+        "endpoint_ids": _joined([outcome.endpoint_id for outcome in outcomes]),
+        "first": min([outcome.event_id for outcome in outcomes]),
+        "last": max([outcome.event_id for outcome in outcomes]),
+    }
+
+
+def _counts(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    return {"counts": _joined(outcome.attempt_count for outcome in outcomes)}
+
+
+def _update_sqlite(uow: UnitOfWork, finished: Sequence[Outcome], retried: Sequence[Outcome]) -> None:
+    def parameters(outcome: Outcome) -> dict[str, Any]:
+        return {
+            "event_id": outcome.event_id,
+            "endpoint_id": outcome.endpoint_id,
+            "status": outcome.status.value,
+            "attempt_count": outcome.attempt_count,
+            "trigger": outcome.trigger,
+            "retry_in": f"+{outcome.retry_in_seconds or 0:.3f} seconds",
+        }
+
+    if finished:
+        rows = [parameters(outcome) for outcome in finished]
+        uow.connection.execute(_DELETE_PENDING_SQLITE, rows)
+        uow.connection.execute(_FINISH_SQLITE, rows)
+    if retried:
+        rows = [parameters(outcome) for outcome in retried]
+        uow.connection.execute(_RETRY_SQLITE, rows)
+        uow.connection.execute(_COUNT_SQLITE, rows)
 
 
 def next_due(uow: UnitOfWork, endpoint_ids: Sequence[str]) -> dict[str, datetime]:
@@ -135,12 +154,12 @@ def _copy_line(row: NewAttempt) -> str:
 
 
 def _or_null(value: object) -> object:
-    return "\\N" if value is None else value
+    return NULL if value is None else value
 
 
 def _escaped(value: str | None) -> str:
     if value is None:
-        return "\\N"
+        return NULL
     if "\\" in value:
         value = value.replace("\\", "\\\\")
     return value.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
@@ -166,23 +185,17 @@ def _list_due_sqlite(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[
     return due
 
 
-_INSERT_DELIVERIES = text("""
-INSERT INTO deliveries (id, workspace_id, event_id, event_type, endpoint_id,
-                        status, attempt_count, is_retry, trigger, next_attempt_at, created_at)
-SELECT rows.*, 'pending', 0, false, 'auto', now(), now()
-FROM unnest(string_to_array(:id, ','), string_to_array(:workspace_id, ','), string_to_array(:event_id, ','),
-            string_to_array(:event_type, ','), string_to_array(:endpoint_id, ',')) AS rows
-ON CONFLICT (event_id, endpoint_id) DO NOTHING
-""")
+_COPY_DELIVERIES = "COPY deliveries (event_id, endpoint_id, id, workspace_id, event_type) FROM STDIN"
+_COPY_PENDING = "COPY pending_deliveries (event_id, endpoint_id, delivery_id) FROM STDIN"
 
 _DUE_COLUMNS = """
-d.id, d.endpoint_id, d.workspace_id, d.event_id, d.event_type, d.attempt_count, d.trigger, e.body
+p.delivery_id, p.endpoint_id, e.workspace_id, p.event_id, e.type, p.attempt_count, p.trigger, e.body
 """
 
 _ONE_QUEUE = """
-(SELECT * FROM deliveries
- WHERE endpoint_id = quota.endpoint_id AND status = 'pending' AND is_retry = {is_retry}
-   AND next_attempt_at <= now() AND id <> ALL(string_to_array(:held, ','))
+(SELECT * FROM pending_deliveries
+ WHERE endpoint_id = quota.endpoint_id AND is_retry = {is_retry}
+   AND next_attempt_at <= now() AND delivery_id <> ALL(string_to_array(:held, ','))
  ORDER BY next_attempt_at LIMIT quota.{limit})
 """
 
@@ -195,64 +208,104 @@ CROSS JOIN LATERAL (
     {_ONE_QUEUE.format(is_retry="false", limit="first_attempts")}
     UNION ALL
     {_ONE_QUEUE.format(is_retry="true", limit="retries")}
-) AS d
-JOIN events e ON e.id = d.event_id
+) AS p
+JOIN events e ON e.id = p.event_id
 """)
 
 _LIST_DUE_SQLITE = text(f"""
 SELECT {_DUE_COLUMNS}
-FROM deliveries d JOIN events e ON e.id = d.event_id
-WHERE d.endpoint_id = :endpoint_id AND d.status = 'pending' AND d.is_retry = :is_retry
-  AND d.next_attempt_at <= (strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')
-  AND d.id NOT IN (SELECT value FROM json_each(:held))
-ORDER BY d.next_attempt_at LIMIT :limit
+FROM pending_deliveries p JOIN events e ON e.id = p.event_id
+WHERE p.endpoint_id = :endpoint_id AND p.is_retry = :is_retry
+  AND p.next_attempt_at <= {SQLITE_NOW}
+  AND p.delivery_id NOT IN (SELECT value FROM json_each(:held))
+ORDER BY p.next_attempt_at LIMIT :limit
 """)
 
 _COPY_ATTEMPTS = f"COPY attempts ({', '.join(f.name for f in fields(NewAttempt))}) FROM STDIN"
 
-_UPDATE_DELIVERIES = text("""
-UPDATE deliveries SET
-    status = rows.status,
-    attempt_count = rows.attempt_count,
-    is_retry = true,
-    trigger = 'auto',
-    next_attempt_at = now() + rows.retry_in * interval '1 second',
-    finished_at = CASE WHEN rows.status = 'pending' THEN NULL ELSE now() END
-FROM unnest(string_to_array(:ids, ','), string_to_array(:statuses, ','), string_to_array(:counts, ',')::int[],
-            string_to_array(:retry_in, ',', '')::float8[])
-         AS rows (id, status, attempt_count, retry_in)
-WHERE deliveries.id = rows.id AND deliveries.status = 'pending'
+_ROWS = """
+unnest(string_to_array(:event_ids, ','), string_to_array(:endpoint_ids, ','){more})
+    AS rows (event_id, endpoint_id{names})
+"""
+_WITH_COUNTS = _ROWS.format(more=", string_to_array(:counts, ',')::int[]", names=", attempt_count")
+
+_DELETE_PENDING = text(f"""
+DELETE FROM pending_deliveries AS p USING {_ROWS.format(more="", names="")}
+WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id AND p.event_id BETWEEN :first AND :last
 """)
 
-_UPDATE_SQLITE = text("""
-UPDATE deliveries SET
-    status = :status,
-    attempt_count = :attempt_count,
+_FINISH = text(f"""
+UPDATE deliveries AS d SET status = rows.status, attempt_count = rows.attempt_count, finished_at = now()
+FROM {
+    _ROWS.format(
+        more=", string_to_array(:statuses, ','), string_to_array(:counts, ',')::int[]",
+        names=", status, attempt_count",
+    )
+}
+WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id AND d.status = 'pending'
+  AND d.event_id BETWEEN :first AND :last
+""")
+
+# Whoever asked for an attempt while an automatic one was under way gets it: its time is not put off.
+_RETRY = text(f"""
+UPDATE pending_deliveries AS p SET
+    is_retry = true,
+    attempt_count = rows.attempt_count,
+    next_attempt_at = CASE WHEN p.trigger = rows.trigger THEN now() + rows.retry_in * interval '1 second'
+                      ELSE p.next_attempt_at END,
+    trigger = CASE WHEN p.trigger = rows.trigger THEN 'auto' ELSE p.trigger END
+FROM {
+    _ROWS.format(
+        more=", string_to_array(:counts, ',')::int[], string_to_array(:triggers, ','), "
+        "string_to_array(:retry_in, ',')::float8[]",
+        names=", attempt_count, trigger, retry_in",
+    )
+}
+WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id AND p.event_id BETWEEN :first AND :last
+""")
+
+_COUNT = text(f"""
+UPDATE deliveries AS d SET attempt_count = rows.attempt_count FROM {_WITH_COUNTS}
+WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id AND d.status = 'pending'
+  AND d.event_id BETWEEN :first AND :last
+""")
+
+_THIS = "event_id = :event_id AND endpoint_id = :endpoint_id"
+_DELETE_PENDING_SQLITE = text(f"DELETE FROM pending_deliveries WHERE {_THIS}")
+_FINISH_SQLITE = text(f"""
+UPDATE deliveries SET status = :status, attempt_count = :attempt_count, finished_at = {SQLITE_NOW}
+WHERE {_THIS} AND status = 'pending'
+""")
+_RETRY_SQLITE = text(f"""
+UPDATE pending_deliveries SET
     is_retry = 1,
-    trigger = 'auto',
-    next_attempt_at = strftime('%Y-%m-%d %H:%M:%f', 'now', :retry_in) || '000',
-    finished_at = CASE WHEN :status = 'pending' THEN NULL
-                  ELSE strftime('%Y-%m-%d %H:%M:%f', 'now') || '000' END
-WHERE id = :id AND status = 'pending'
+    attempt_count = :attempt_count,
+    next_attempt_at = CASE WHEN trigger = :trigger
+                      THEN strftime('%Y-%m-%d %H:%M:%f', 'now', :retry_in) || '000' ELSE next_attempt_at END,
+    trigger = CASE WHEN trigger = :trigger THEN 'auto' ELSE trigger END
+WHERE {_THIS}
+""")
+_COUNT_SQLITE = text(f"""
+UPDATE deliveries SET attempt_count = :attempt_count WHERE {_THIS} AND status = 'pending'
 """)
 
 _NEXT_DUE = text("""
-SELECT wanted.endpoint_id, d.due
+SELECT wanted.endpoint_id, p.due
 FROM unnest(string_to_array(:ids, ',')) AS wanted (endpoint_id)
 CROSS JOIN LATERAL (
     SELECT least(
-        (SELECT next_attempt_at FROM deliveries WHERE endpoint_id = wanted.endpoint_id AND status = 'pending'
+        (SELECT next_attempt_at FROM pending_deliveries WHERE endpoint_id = wanted.endpoint_id
          AND NOT is_retry ORDER BY next_attempt_at LIMIT 1),
-        (SELECT next_attempt_at FROM deliveries WHERE endpoint_id = wanted.endpoint_id AND status = 'pending'
+        (SELECT next_attempt_at FROM pending_deliveries WHERE endpoint_id = wanted.endpoint_id
          AND is_retry ORDER BY next_attempt_at LIMIT 1)
     ) AS due
-) AS d
+) AS p
 """).columns(due=UtcDateTime())
 
 _NEXT_DUE_SQLITE = (
     text("""
-SELECT endpoint_id, min(next_attempt_at) AS due FROM deliveries
-WHERE endpoint_id IN :ids AND status = 'pending' GROUP BY endpoint_id
+SELECT endpoint_id, min(next_attempt_at) AS due FROM pending_deliveries
+WHERE endpoint_id IN :ids GROUP BY endpoint_id
 """)
     .bindparams(bindparam("ids", expanding=True))
     .columns(due=UtcDateTime())

@@ -3,10 +3,10 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Boolean, Index, Integer, LargeBinary, Text, UniqueConstraint, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import Boolean, Index, Integer, LargeBinary, Text, false, select, text
+from sqlalchemy.orm import Mapped, column_property, mapped_column
 
-from app.core.database import Base, IdText, UtcDateTime
+from app.core.database import Base, IdText, UtcDateTime, utc_now
 
 DELIVERY_PREFIX = "dlv"
 ATTEMPT_PREFIX = "att"
@@ -36,46 +36,58 @@ class Trigger(StrEnum):
     TEST = "test"
 
 
-_PENDING = text("status = 'pending'")
 _FAILED = text("status = 'failed'")
+
+
+class PendingDelivery(Base):
+    """What is still to be done for a delivery whose status is `pending`; gone when the delivery is finished.
+
+    A table of its own: what changes with every attempt and is searched for by every claim is narrow here, and
+    finishing a delivery touches none of the indexes by which people look for it.
+    """
+
+    __tablename__ = "pending_deliveries"
+    __table_args__ = (Index("ix_pending_deliveries_due", "endpoint_id", "is_retry", "next_attempt_at"),)
+
+    event_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    delivery_id: Mapped[str] = mapped_column(IdText)
+    # Whether it has been attempted: first attempts are claimed apart, so that a storm of retries cannot delay them.
+    is_retry: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    attempt_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    trigger: Mapped[str] = mapped_column(Text, server_default=Trigger.AUTO.value)  # of the next attempt
+    next_attempt_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
 
 
 class Delivery(Base):
     """The duty to bring one event to one endpoint.
 
-    No foreign keys here or on attempts: they would cost a locked look-up per row, and endpoints may be deleted
-    while their log stays.
+    Partitioned by its event, which makes (event, endpoint) unique, and lets both be dropped together. No foreign keys
+    here or on attempts: they would cost a locked look-up per row, and endpoints may be deleted while their log stays.
     """
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        # Fan-out may run twice for an event; the second run adds nothing.
-        UniqueConstraint("event_id", "endpoint_id"),
         Index("ix_deliveries_workspace_id_id", "workspace_id", "id"),
         Index("ix_deliveries_endpoint_id_id", "endpoint_id", "id"),
-        Index(
-            "ix_deliveries_due",
-            "endpoint_id",
-            "is_retry",
-            "next_attempt_at",
-            sqlite_where=_PENDING,
-            postgresql_where=_PENDING,
-        ),
+        {"postgresql_partition_by": "RANGE (event_id)"},
     )
 
-    id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    event_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    endpoint_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    id: Mapped[str] = mapped_column(IdText)
     workspace_id: Mapped[str] = mapped_column(IdText)
-    event_id: Mapped[str] = mapped_column(IdText)
     event_type: Mapped[str] = mapped_column(Text)
-    endpoint_id: Mapped[str] = mapped_column(IdText)
-    status: Mapped[str] = mapped_column(Text)
-    attempt_count: Mapped[int] = mapped_column(Integer)
-    # Whether it has been attempted: first attempts are claimed apart, so that a storm of retries cannot delay them.
-    is_retry: Mapped[bool] = mapped_column(Boolean)
-    trigger: Mapped[str] = mapped_column(Text)  # of the next attempt
-    next_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # None of the columns from here on may have an index: their update would then write all indexes anew.
+    status: Mapped[str] = mapped_column(Text, server_default=DeliveryStatus.PENDING.value)
+    attempt_count: Mapped[int] = mapped_column(Integer, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, server_default=utc_now())
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    next_attempt_at: Mapped[datetime | None] = column_property(
+        select(PendingDelivery.next_attempt_at)
+        .where(PendingDelivery.event_id == event_id, PendingDelivery.endpoint_id == endpoint_id)
+        .scalar_subquery()
+    )
 
 
 class Attempt(Base):
@@ -86,6 +98,7 @@ class Attempt(Base):
         Index("ix_attempts_endpoint_id_id", "endpoint_id", "id"),
         Index("ix_attempts_delivery_id", "delivery_id"),
         Index("ix_attempts_failed", "endpoint_id", "id", sqlite_where=_FAILED, postgresql_where=_FAILED),
+        {"postgresql_partition_by": "RANGE (id)"},
     )
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)

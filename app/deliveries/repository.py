@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.core.database import utc_now
 from app.core.ids import first_id_at
 from app.core.pagination import PageRequest
-from app.deliveries.models import ATTEMPT_PREFIX, Attempt, Delivery, DeliveryStatus
+from app.deliveries.models import ATTEMPT_PREFIX, Attempt, Delivery, DeliveryStatus, PendingDelivery
 from app.events.models import Event
 
 # The body that was sent is the event's; an event that is gone leaves its attempts.
@@ -114,8 +114,10 @@ def cancel_pending(session: Session, workspace_id: str, endpoint_id: str) -> Non
         .where(
             Delivery.workspace_id == workspace_id,
             Delivery.endpoint_id == endpoint_id,
-            Delivery.status == DeliveryStatus.PENDING,
+            PendingDelivery.endpoint_id == endpoint_id,
+            PendingDelivery.event_id == Delivery.event_id,
         )
-        .values(status=DeliveryStatus.CANCELED.value, next_attempt_at=None, finished_at=utc_now())
+        .values(status=DeliveryStatus.CANCELED.value, finished_at=utc_now())
         .execution_options(synchronize_session=False)
     )
+    session.execute(delete(PendingDelivery).where(PendingDelivery.endpoint_id == endpoint_id))

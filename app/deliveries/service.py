@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import orjson
+from sqlalchemy.orm import class_mapper
 
 from app.core.errors import NotFound
 from app.core.pagination import Page, PageRequest, page_of
@@ -133,7 +134,7 @@ def resume_endpoint(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> 
 
 
 def _columns(row: Delivery | Event) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+    return {attribute.key: getattr(row, attribute.key) for attribute in class_mapper(type(row)).column_attrs}
 
 
 def _view(attempt: Attempt, body: bytes | None) -> AttemptView:

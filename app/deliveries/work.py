@@ -5,16 +5,8 @@ from datetime import datetime
 
 from app.deliveries.models import DeliveryStatus
 
-
-@dataclass(slots=True)
-class NewDelivery:
-    """A row for fan-out."""
-
-    id: str
-    workspace_id: str
-    event_id: str
-    event_type: str
-    endpoint_id: str
+# A row for fan-out: event id, endpoint id, its own id, workspace id, event type.
+NewDelivery = tuple[str, str, str, str, str]
 
 
 @dataclass(slots=True)
@@ -46,7 +38,9 @@ class NewAttempt:
 class Outcome:
     """What an attempt means for its delivery: `retry_in_seconds` is None when there is none."""
 
-    delivery_id: str
+    event_id: str
+    endpoint_id: str
+    trigger: str  # of the attempt
     status: DeliveryStatus
     attempt_count: int
     retry_in_seconds: float | None

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, LargeBinary, Text, text
+from sqlalchemy import JSON, Index, LargeBinary, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base, IdText, UtcDateTime, utc_now
@@ -17,21 +17,7 @@ class Event(Base):
     __tablename__ = "events"
     __table_args__ = (
         Index("ix_events_workspace_id_id", "workspace_id", "id"),
-        # The caller's own id: a repeated publish finds the first event instead of making a second.
-        Index(
-            "uq_events_workspace_id_external_id",
-            "workspace_id",
-            "external_id",
-            unique=True,
-            sqlite_where=text("external_id IS NOT NULL"),
-            postgresql_where=text("external_id IS NOT NULL"),
-        ),
-        Index(
-            "ix_events_not_fanned_out",
-            "id",
-            sqlite_where=text("fanned_out_at IS NULL"),
-            postgresql_where=text("fanned_out_at IS NULL"),
-        ),
+        {"postgresql_partition_by": "RANGE (id)"},
     )
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)
@@ -41,7 +27,34 @@ class Event(Base):
     occurred_at: Mapped[datetime] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     body: Mapped[bytes] = mapped_column(LargeBinary)
-    fanned_out_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventExternalId(Base):
+    """The caller's own id of an event: a repeated publish finds the first event instead of making a second.
+
+    A table of its own because a partitioned one cannot hold anything unique but its partition key.
+    """
+
+    __tablename__ = "event_external_ids"
+    __table_args__ = (Index("ix_event_external_ids_event_id", "event_id"),)  # for retention
+
+    workspace_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    external_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    event_id: Mapped[str] = mapped_column(IdText)
+
+
+class FanOut(Base):
+    """The duty to fan out an event: made with it, and gone in the transaction that makes its deliveries.
+
+    Narrow rows that come and go: marking the event instead would write its whole body a second time.
+    """
+
+    __tablename__ = "fan_outs"
+
+    # By workspace first, so that the claim can take some of each.
+    workspace_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    event_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    event_type: Mapped[str] = mapped_column(Text)
 
 
 class CustomEventType(Base):

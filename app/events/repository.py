@@ -8,53 +8,92 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.core.database import copy_in
+from app.core.database import NULL, copy_in
 from app.core.ids import first_id_at
 from app.core.pagination import PageRequest
 from app.core.unit_of_work import UnitOfWork
-from app.events.models import ID_PREFIX, CustomEventType, Event
+from app.events.models import ID_PREFIX, CustomEventType, Event, EventExternalId, FanOut
 
-_TABLE = Event.__table__
-_INSERT = insert(Event.__table__)  # type: ignore[arg-type]
+_EVENT_COLUMNS = "id, workspace_id, type, external_id, occurred_at, created_at, body"
+_COPY_EVENTS = f"COPY events ({_EVENT_COLUMNS}) FROM STDIN"
+_COPY_FAN_OUTS = "COPY fan_outs (workspace_id, event_id, event_type) FROM STDIN"
+# One statement each, which needs no transaction around it.
+_INSERT_ONE = text(f"""
+WITH event AS (
+    INSERT INTO events ({_EVENT_COLUMNS})
+    VALUES (:id, :workspace_id, :type, NULL, :occurred_at, :created_at, :body)
+)
+INSERT INTO fan_outs (workspace_id, event_id, event_type) VALUES (:workspace_id, :id, :type)
+RETURNING event_id
+""")
+_INSERT_ONE_ONCE = text(f"""
+WITH own AS (
+    INSERT INTO event_external_ids (workspace_id, external_id, event_id)
+    VALUES (:workspace_id, :external_id, :id) ON CONFLICT DO NOTHING RETURNING event_id
+), event AS (
+    INSERT INTO events ({_EVENT_COLUMNS})
+    SELECT event_id, :workspace_id, :type, :external_id, :occurred_at, :created_at, :body FROM own
+)
+INSERT INTO fan_outs (workspace_id, event_id, event_type) SELECT :workspace_id, event_id, :type FROM own
+RETURNING event_id
+""")
 
 
 def _insert_once(dialect: Any) -> Any:
-    return (
-        dialect.insert(_TABLE)
-        .on_conflict_do_nothing(
-            index_elements=["workspace_id", "external_id"], index_where=text("external_id IS NOT NULL")
-        )
-        .returning(_TABLE.c.id)
-    )
+    return dialect.insert(EventExternalId).on_conflict_do_nothing().returning(EventExternalId.event_id)
 
 
 _INSERT_ONCE = {True: _insert_once(sqlite), False: _insert_once(postgresql)}
-_COPY = "COPY events (id, workspace_id, type, occurred_at, created_at, body) FROM STDIN"
 
 
 def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
-    """Insert events; gives the ids of those that are new, the others having an `external_id` of an earlier one."""
+    """Insert events and the duty to fan them out; gives the ids of those that are new.
+
+    The others have an `external_id` of an earlier one.
+    """
     connection = uow.connection
+    if len(rows) == 1 and not uow.is_sqlite:
+        one = _INSERT_ONE if rows[0]["external_id"] is None else _INSERT_ONE_ONCE
+        return set(connection.scalars(one, rows[0]))
+    new = {row["id"] for row in rows if row["external_id"] is None}
     # In one order everywhere: two batches with the same ids would else wait for each other in a circle.
     own = sorted(
         (row for row in rows if row["external_id"] is not None), key=lambda row: str(row["external_id"])
     )
-    plain = [row for row in rows if row["external_id"] is None]
-    new = {row["id"] for row in plain}
-    if len(plain) > 1 and not uow.is_sqlite:
-        # COPY costs a fifth of INSERT, but knows no conflicts.
-        copy_in(connection, _COPY, "".join(map(_copy_line, plain)))
-    elif plain:
-        connection.execute(_INSERT, plain)
     if own:
-        new |= set(connection.scalars(_INSERT_ONCE[uow.is_sqlite], own))
+        once = [
+            {
+                "workspace_id": row["workspace_id"],
+                "external_id": row["external_id"],
+                "event_id": row["id"],
+            }
+            for row in own
+        ]
+        new |= set(connection.scalars(_INSERT_ONCE[uow.is_sqlite], once))
+    fresh = [row for row in rows if row["id"] in new]
+    if fresh and uow.is_sqlite:
+        connection.execute(insert(Event), fresh)
+        add_fan_outs(uow, [(row["workspace_id"], row["id"], row["type"]) for row in fresh])
+    elif fresh:
+        # COPY costs a fifth of INSERT.
+        copy_in(connection, _COPY_EVENTS, "".join(map(_copy_line, fresh)))
+        add_fan_outs(uow, [(row["workspace_id"], row["id"], row["type"]) for row in fresh])
     return new
+
+
+def add_fan_outs(uow: UnitOfWork, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Note that these events are to be fanned out: (workspace id, event id, type)."""
+    if uow.is_sqlite:
+        columns = ("workspace_id", "event_id", "event_type")
+        uow.connection.execute(insert(FanOut), [dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        copy_in(uow.connection, _COPY_FAN_OUTS, "".join(f"{row[0]}\t{row[1]}\t{row[2]}\n" for row in rows))
 
 
 def _copy_line(row: dict[str, Any]) -> str:
     return (
-        f"{row['id']}\t{row['workspace_id']}\t{row['type']}\t{row['occurred_at'].isoformat()}"
-        f"\t{row['created_at'].isoformat()}\t\\\\x{row['body'].hex()}\n"
+        f"{row['id']}\t{row['workspace_id']}\t{row['type']}\t{row['external_id'] or NULL}"
+        f"\t{row['occurred_at'].isoformat()}\t{row['created_at'].isoformat()}\t\\\\x{row['body'].hex()}\n"
     )
 
 
@@ -63,7 +102,9 @@ def ids_by_external_id(
 ) -> dict[str, Event]:
     """Give the events that were published with these ids of the caller's."""
     rows = session.scalars(
-        select(Event).where(Event.workspace_id == workspace_id, Event.external_id.in_(external_ids))
+        select(Event)
+        .join(EventExternalId, EventExternalId.event_id == Event.id)
+        .where(EventExternalId.workspace_id == workspace_id, EventExternalId.external_id.in_(external_ids))
     )
     return {str(row.external_id): row for row in rows}
 
@@ -139,32 +180,51 @@ def delete_type(session: Session, workspace_id: str, name: str) -> bool:
     return result.first() is not None
 
 
-def claim_not_fanned_out(uow: UnitOfWork, limit: int) -> Sequence[Any]:
-    """Lock up to `limit` events of all workspaces that are not fanned out, oldest first: (id, workspace_id, type).
+def claim_fan_outs(uow: UnitOfWork, limit: int) -> list[tuple[str, str, str]]:
+    """Take up to about `limit` duties to fan out, some of each workspace: (workspace id, event id, type).
 
-    On SQLite the transaction itself is the lock.
+    They are deleted: the transaction that commits this has made the deliveries, and nobody else sees them meanwhile.
     """
-    query = (
-        select(Event.id, Event.workspace_id, Event.type)
-        .where(Event.fanned_out_at.is_(None))
-        .order_by(Event.id)
-        .limit(limit)
-    )
-    return uow.connection.execute(query.with_for_update(skip_locked=True)).all()
+    if not uow.is_sqlite:
+        return [
+            (row[0], row[1], row[2]) for row in uow.connection.execute(_CLAIM_POSTGRESQL, {"limit": limit})
+        ]
+    workspace_ids = uow.connection.scalars(select(FanOut.workspace_id).distinct().limit(limit)).all()
+    claimed: list[tuple[str, str, str]] = []
+    for workspace_id in workspace_ids:
+        parameters = {"workspace_id": workspace_id, "limit": -(-limit // len(workspace_ids))}
+        claimed += [(row[0], row[1], row[2]) for row in uow.connection.execute(_CLAIM_SQLITE, parameters)]
+    return claimed
 
 
-def mark_fanned_out(uow: UnitOfWork, event_ids: list[str]) -> None:
-    """Note that these events have their deliveries."""
-    if uow.is_sqlite:
-        uow.connection.execute(text(_MARK_SQLITE), [{"id": event_id} for event_id in event_ids])
-    else:
-        uow.connection.execute(text(_MARK_POSTGRESQL), {"ids": ",".join(event_ids)})
-
-
-def any_not_fanned_out(session: Session) -> bool:
+def any_fan_out(session: Session) -> bool:
     """Tell whether an event of any workspace waits for its fan-out."""
-    return session.execute(select(Event.id).where(Event.fanned_out_at.is_(None)).limit(1)).first() is not None
+    return session.execute(select(FanOut.event_id).limit(1)).first() is not None
 
 
-_MARK_POSTGRESQL = "UPDATE events SET fanned_out_at = now() WHERE id = ANY(string_to_array(:ids, ','))"
-_MARK_SQLITE = "UPDATE events SET fanned_out_at = strftime('%Y-%m-%d %H:%M:%f000', 'now') WHERE id = :id"
+_CLAIM_SQLITE = text("""
+DELETE FROM fan_outs WHERE workspace_id = :workspace_id AND event_id IN (
+    SELECT event_id FROM fan_outs WHERE workspace_id = :workspace_id ORDER BY event_id LIMIT :limit
+)
+RETURNING workspace_id, event_id, event_type
+""")
+
+# The recursion steps from one workspace to the next, where DISTINCT would read every row.
+_CLAIM_POSTGRESQL = text("""
+WITH RECURSIVE waiting AS (
+    (SELECT workspace_id FROM fan_outs ORDER BY workspace_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT workspace_id FROM fan_outs WHERE workspace_id > waiting.workspace_id
+            ORDER BY workspace_id LIMIT 1)
+    FROM waiting WHERE workspace_id IS NOT NULL
+), share AS (
+    SELECT workspace_id, ceil(CAST(:limit AS int) / (count(*) OVER ())::float)::int AS count
+    FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT :limit) AS some
+)
+DELETE FROM fan_outs USING share CROSS JOIN LATERAL (
+    SELECT workspace_id, event_id FROM fan_outs WHERE workspace_id = share.workspace_id
+    ORDER BY event_id LIMIT share.count FOR UPDATE SKIP LOCKED
+) AS claimed
+WHERE fan_outs.workspace_id = claimed.workspace_id AND fan_outs.event_id = claimed.event_id
+RETURNING fan_outs.workspace_id, fan_outs.event_id, fan_outs.event_type
+""")

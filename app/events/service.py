@@ -256,19 +256,19 @@ def unknown_types(uow: UnitOfWork, *, workspace_id: str, names: Sequence[str]) -
     return [name for name in missing if name not in known]
 
 
-def any_not_fanned_out(uow: UnitOfWork) -> bool:
+def any_fan_out(uow: UnitOfWork) -> bool:
     """Tell whether an event of any workspace waits for its fan-out."""
-    return repository.any_not_fanned_out(uow.session)
+    return repository.any_fan_out(uow.session)
 
 
-def claim_not_fanned_out(uow: UnitOfWork, *, limit: int) -> Sequence[Any]:
-    """Lock events of all workspaces that wait for their fan-out: (id, workspace_id, type)."""
-    return repository.claim_not_fanned_out(uow, limit)
+def claim_fan_outs(uow: UnitOfWork, *, limit: int) -> list[tuple[str, str, str]]:
+    """Take duties to fan out, of all workspaces: (workspace id, event id, type). The caller makes the deliveries."""
+    return repository.claim_fan_outs(uow, limit)
 
 
-def mark_fanned_out(uow: UnitOfWork, *, event_ids: list[str]) -> None:
-    """Note that these events have their deliveries."""
-    repository.mark_fanned_out(uow, event_ids)
+def put_back_fan_outs(uow: UnitOfWork, *, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Give back claimed duties that have to wait for another transaction."""
+    repository.add_fan_outs(uow, rows)
 
 
 def _own_types(

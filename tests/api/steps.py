@@ -49,12 +49,6 @@ def a_delivery(api: Api, delivery_id: str, event_id: str) -> dict[str, Any]:
         "event_id": event_id,
         "event_type": "contact.created",
         "endpoint_id": "ep_gone",
-        "status": "pending",
-        "attempt_count": 0,
-        "is_retry": False,
-        "trigger": "auto",
-        "next_attempt_at": now(),
-        "created_at": now(),
     }
 
 

@@ -109,7 +109,7 @@ def finished(delivery: Delivery, retry_in: float | None = None) -> tuple[NewAtte
         response_truncated=False,
     )
     status = DeliveryStatus.SUCCEEDED if retry_in is None else DeliveryStatus.PENDING
-    return attempt, Outcome(delivery.id, status, 1, retry_in)
+    return attempt, Outcome(delivery.event_id, delivery.endpoint_id, "auto", status, 1, retry_in)
 
 
 def attempts(resources: Resources) -> int:
@@ -276,7 +276,6 @@ def test_a_batch_is_recorded_under_its_lease(resources, workspace_id, endpoint_i
     assert good.finished_at is not None
     assert (bad.status, bad.attempt_count, bad.finished_at) == ("pending", 1, None)
     assert bad.next_attempt_at is not None
-    assert bad.is_retry
     assert timedelta(seconds=99) < bad.next_attempt_at - before < timedelta(seconds=110)
     row = rows(resources)[endpoint_ids[0]]
     assert row.last_attempt_at is not None

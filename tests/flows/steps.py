@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 
 from app.core.unit_of_work import Resources, open_resources
 from app.deliveries import engine
-from app.deliveries.models import Delivery
+from app.deliveries.models import Delivery, PendingDelivery
 from app.endpoints.models import EndpointQueue
 from app.events import service as events
 from tests.conftest import Api
@@ -104,9 +104,8 @@ def pass_time(resources: Resources, seconds: float) -> None:
     """Let time pass for whatever waits: due times, leases and rate limits move back."""
     shift = timedelta(seconds=seconds)
     with resources.transaction() as uow:
-        for delivery in uow.session.scalars(select(Delivery).where(Delivery.next_attempt_at.is_not(None))):
-            assert delivery.next_attempt_at is not None
-            delivery.next_attempt_at -= shift
+        for pending in uow.session.scalars(select(PendingDelivery)):
+            pending.next_attempt_at -= shift
         for queue in uow.session.scalars(select(EndpointQueue)):
             for name in ("due_at", "leased_until", "rate_limited_until"):
                 moment: datetime | None = getattr(queue, name)
@@ -145,7 +144,7 @@ def workers(resources: Resources, *, pumps: int = 1) -> Iterator[None]:
     def fan_out() -> None:
         while not stopping.wait(_POLL_SECONDS):
             with resources.transaction(write=False) as uow:
-                waiting = events.any_not_fanned_out(uow)
+                waiting = events.any_fan_out(uow)
             if waiting:
                 with resources.transaction() as uow:
                     engine.fan_out(uow)

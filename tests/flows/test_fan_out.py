@@ -2,8 +2,12 @@
 
 from collections import Counter
 
+from sqlalchemy import select
+
+from app.core.unit_of_work import UnitOfWork
 from app.deliveries import engine
 from app.events import service as events
+from app.events.models import FanOut
 from tests import receivers
 from tests.flows.steps import (
     change_endpoint,
@@ -99,7 +103,7 @@ def test_an_event_that_nobody_wants_is_done_with(api, drain, resources):
     event = publish(api)
     assert drain() == 0
     with resources.transaction(write=False) as uow:
-        assert not events.any_not_fanned_out(uow)
+        assert not events.any_fan_out(uow)
     assert api.get(f"/v1/events/{event['id']}").json["deliveries"] == []
 
 
@@ -113,21 +117,35 @@ def test_an_endpoint_gets_what_is_published_after_it_was_made(api, drain):
         assert drain() == 1
 
 
-def test_fanning_out_again_adds_nothing(api, drain, resources):
-    """As after a crash between the commit and the end of the task."""
-    from sqlalchemy import update
-
-    from app.events.models import Event
-
+def test_a_fan_out_that_is_cut_off_leaves_nothing_and_is_done_by_the_next(api, drain, resources):
     with receivers.ok() as receiver:
         made = make_endpoint(api, receiver)
         publish(api)
+        uow = UnitOfWork(resources)
+        assert engine.fan_out(uow) == 1
+        uow.close()
+        assert deliveries_of(api, made) == []
         assert drain() == 1
         with resources.transaction() as uow:
-            uow.session.execute(update(Event).values(fanned_out_at=None))
+            assert engine.fan_out(uow) == 0
         assert drain() == 0
         assert len(receiver.requests) == 1
     assert deliveries_of(api, made)[0]["status"] == "succeeded"
+
+
+def test_each_workspace_gets_its_share_of_a_batch(new_api, resources, monkeypatch):
+    """One that publishes thousands at once does not keep the others waiting."""
+    monkeypatch.setattr(engine, "FAN_OUT_EVENTS", 10)
+    many, one = new_api(), new_api()
+    for _ in range(30):
+        publish(many)
+    event = publish(one)
+    with resources.transaction() as uow:
+        assert engine.fan_out(uow) == 6
+    with resources.transaction(write=False) as uow:
+        left = uow.session.scalars(select(FanOut)).all()
+    assert len(left) == 25
+    assert event["id"] not in {row.event_id for row in left}
 
 
 def test_a_large_fan_out_is_made_in_parts_and_whole(api, drain, resources, monkeypatch):

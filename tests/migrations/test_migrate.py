@@ -1,5 +1,6 @@
 """A database is brought to the newest schema by whoever comes first, once, and whole or not at all."""
 
+import re
 import secrets
 import subprocess
 import sys
@@ -92,11 +93,16 @@ def test_a_step_that_fails_leaves_nothing_behind(empty, tmp_path, monkeypatch):
     engine.dispose()
 
 
+def is_no_partition(name: str | None, kind: str, _parents: object) -> bool:
+    return kind != "table" or not re.search(r"_([0-9]{8}|default)$", str(name))
+
+
 def test_the_steps_make_what_the_models_say(settings):
     """On every database that the tests have."""
     database = Database(settings.database_url)
     with database.engine.connect() as connection:
         assert migrations.is_current(connection)
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_name": is_no_partition}
+        context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
     database.dispose()
