@@ -70,6 +70,7 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
     if uow.is_sqlite:
         _update_sqlite(uow, finished, retried)
         return
+    uow.connection.execute(_BY_INDEX)
     if finished:
         keys = _keys(finished)
         uow.connection.execute(_DELETE_PENDING, keys)
@@ -90,12 +91,9 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
 
 
 def _keys(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    # The bounds let the planner leave out the partitions of other days.
     return {
         "event_ids": _joined([outcome.event_id for outcome in outcomes]),
         "endpoint_ids": _joined([outcome.endpoint_id for outcome in outcomes]),
-        "first": min([outcome.event_id for outcome in outcomes]),
-        "last": max([outcome.event_id for outcome in outcomes]),
     }
 
 
@@ -229,21 +227,30 @@ unnest(string_to_array(:event_ids, ','), string_to_array(:endpoint_ids, ','){mor
 """
 _WITH_COUNTS = _ROWS.format(more=", string_to_array(:counts, ',')::int[]", names=", attempt_count")
 
+# Rows are found one by one, whatever the planner makes of a table that grew by thousands since it was analysed: a scan
+# of it, per batch, costs more than all else.
+_BY_INDEX = text("""
+SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+       set_config('enable_seqscan', 'off', true)
+""")
+
 _DELETE_PENDING = text(f"""
 DELETE FROM pending_deliveries AS p USING {_ROWS.format(more="", names="")}
-WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id AND p.event_id BETWEEN :first AND :last
+WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id
 """)
 
 _FINISH = text(f"""
-UPDATE deliveries AS d SET status = rows.status, attempt_count = rows.attempt_count, finished_at = now()
+UPDATE deliveries AS d SET
+    status = CASE d.status WHEN 'pending' THEN rows.status ELSE d.status END,
+    attempt_count = rows.attempt_count,
+    finished_at = CASE d.status WHEN 'pending' THEN now() ELSE d.finished_at END
 FROM {
     _ROWS.format(
         more=", string_to_array(:statuses, ','), string_to_array(:counts, ',')::int[]",
         names=", status, attempt_count",
     )
 }
-WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id AND d.status = 'pending'
-  AND d.event_id BETWEEN :first AND :last
+WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id
 """)
 
 # Whoever asked for an attempt while an automatic one was under way gets it: its time is not put off.
@@ -261,20 +268,22 @@ FROM {
         names=", attempt_count, trigger, retry_in",
     )
 }
-WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id AND p.event_id BETWEEN :first AND :last
+WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id
 """)
 
 _COUNT = text(f"""
 UPDATE deliveries AS d SET attempt_count = rows.attempt_count FROM {_WITH_COUNTS}
-WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id AND d.status = 'pending'
-  AND d.event_id BETWEEN :first AND :last
+WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id
 """)
 
 _THIS = "event_id = :event_id AND endpoint_id = :endpoint_id"
 _DELETE_PENDING_SQLITE = text(f"DELETE FROM pending_deliveries WHERE {_THIS}")
 _FINISH_SQLITE = text(f"""
-UPDATE deliveries SET status = :status, attempt_count = :attempt_count, finished_at = {SQLITE_NOW}
-WHERE {_THIS} AND status = 'pending'
+UPDATE deliveries SET
+    status = CASE status WHEN 'pending' THEN :status ELSE status END,
+    attempt_count = :attempt_count,
+    finished_at = CASE status WHEN 'pending' THEN {SQLITE_NOW} ELSE finished_at END
+WHERE {_THIS}
 """)
 _RETRY_SQLITE = text(f"""
 UPDATE pending_deliveries SET
@@ -286,7 +295,7 @@ UPDATE pending_deliveries SET
 WHERE {_THIS}
 """)
 _COUNT_SQLITE = text(f"""
-UPDATE deliveries SET attempt_count = :attempt_count WHERE {_THIS} AND status = 'pending'
+UPDATE deliveries SET attempt_count = :attempt_count WHERE {_THIS}
 """)
 
 _NEXT_DUE = text("""

@@ -219,7 +219,7 @@ WITH RECURSIVE waiting AS (
     FROM waiting WHERE workspace_id IS NOT NULL
 ), share AS (
     SELECT workspace_id, ceil(CAST(:limit AS int) / (count(*) OVER ())::float)::int AS count
-    FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT :limit) AS some
+    FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT :limit) AS these
 )
 DELETE FROM fan_outs USING share CROSS JOIN LATERAL (
     SELECT workspace_id, event_id FROM fan_outs WHERE workspace_id = share.workspace_id
