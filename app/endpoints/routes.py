@@ -12,6 +12,8 @@ from app.endpoints.schemas import (
     EndpointObject,
     EndpointQuery,
     EndpointRequest,
+    RotatedSecret,
+    RotateSecretRequest,
     SigningSecrets,
 )
 from app.rest import context
@@ -52,7 +54,7 @@ def get_endpoint(endpoint_id: str) -> Any:
 @endpoints.arguments(EndpointFields)
 @endpoints.response(200, EndpointObject)
 def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
-    """Change an endpoint; `policy` and `headers` are merged."""
+    """Change an endpoint; `policy` and `headers` are merged. A `signing_secret` signs alone from now on."""
     return service.update(
         context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, changes=body
     )
@@ -63,3 +65,13 @@ def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
 def get_endpoint_secret(endpoint_id: str) -> Any:
     """Get the signing secret; needs the scope to write, for whoever has it can sign."""
     return service.reveal_secret(context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id)
+
+
+@endpoints.api("/<endpoint_id>/rotate-secret", "POST", scope="endpoints:write", shown_once="signing_secret")
+@endpoints.arguments(RotateSecretRequest)
+@endpoints.response(200, RotatedSecret)
+def rotate_endpoint_secret(body: dict[str, Any], endpoint_id: str) -> Any:
+    """Make a new signing secret; during the overlap every delivery is signed with both, newest first."""
+    return service.rotate_secret(
+        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, **body
+    )

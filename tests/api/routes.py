@@ -30,6 +30,7 @@ SCOPES = {
     ("PATCH", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("DELETE", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("GET", "/v1/endpoints/<endpoint_id>/secret"): "endpoints:write",
+    ("POST", "/v1/endpoints/<endpoint_id>/rotate-secret"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/pause"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/resume"): "endpoints:write",
     ("GET", "/v1/endpoints/<endpoint_id>/attempts"): "deliveries:read",
