@@ -12,12 +12,16 @@ from app.endpoints.schemas import (
     EndpointObject,
     EndpointQuery,
     EndpointRequest,
+    MatchedEndpointList,
     RotatedSecret,
     RotateSecretRequest,
     SigningSecrets,
 )
+from app.events.schemas import PublishRequest
+from app.events.service import MAX_EVENT_BYTES, Draft
 from app.rest import context
 from app.rest.blueprint import ApiBlueprint
+from app.rest.schemas import PageQuery
 
 endpoints = ApiBlueprint("endpoints", "/v1/endpoints", "HTTPS URLs that events are delivered to.")
 
@@ -40,6 +44,20 @@ def list_endpoints(query: dict[str, Any]) -> Any:
         workspace_id=context.workspace_id(),
         page=page_request(query["limit"], query["cursor"], ID_PREFIX),
         statuses=query["status"],
+    )
+
+
+@endpoints.api("/match", "POST", scope="endpoints:read", max_body_bytes=MAX_EVENT_BYTES)
+@endpoints.arguments(PageQuery, location="query")
+@endpoints.arguments(PublishRequest)
+@endpoints.response(200, MatchedEndpointList)
+def match_endpoints(query: dict[str, Any], draft: Draft) -> Any:
+    """Tell which endpoints would get an event and why the others would not; nothing is published."""
+    return service.match(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        draft=draft,
+        page=page_request(query["limit"], query["cursor"], ID_PREFIX),
     )
 
 

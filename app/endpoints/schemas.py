@@ -4,6 +4,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from app.endpoints import policy
+from app.endpoints.matching import Mismatch
 from app.endpoints.models import EndpointStatus
 from app.endpoints.service import (
     DEFAULT_OVERLAP_SECONDS,
@@ -160,4 +161,25 @@ class RotatedSecret(Schema):
     )
 
 
+class MatchedEndpoint(Schema):
+    """Whether an endpoint would get an event."""
+
+    endpoint_id = fields.String(required=True)
+    url = fields.String(required=True)
+    matches = fields.Boolean(required=True)
+    reason = fields.String(
+        required=True,
+        allow_none=True,
+        validate=OneOf([reason.value for reason in Mismatch]),
+        metadata={"description": "Why it would not get the event; null where it would."},
+    )
+    detail = fields.String(
+        required=True,
+        metadata={
+            "description": "The same as a sentence, which for a filter names the condition that decided."
+        },
+    )
+
+
 EndpointList = list_of(EndpointObject)
+MatchedEndpointList = list_of(MatchedEndpoint)

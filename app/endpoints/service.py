@@ -18,7 +18,7 @@ from app.core.pagination import Page, PageRequest, page_of
 from app.core.signing import SigningKey, generate_secret, signing_key
 from app.core.unit_of_work import UnitOfWork
 from app.endpoints import headers as header_rules
-from app.endpoints import queues, repository
+from app.endpoints import matching, queues, repository
 from app.endpoints.models import ID_PREFIX, Endpoint, EndpointQueue, EndpointStatus
 from app.endpoints.policy import Policy, read_policy
 from app.endpoints.subscriptions import EVERYTHING, is_pattern
@@ -233,6 +233,15 @@ def rotate_secret(
 def forget_ended_secrets(uow: UnitOfWork) -> None:
     """Delete the previous secrets of all workspaces that no longer sign."""
     repository.forget_ended_secrets_all_workspaces(uow.session)
+
+
+def match(
+    uow: UnitOfWork, *, workspace_id: str, draft: events.Draft, page: PageRequest
+) -> Page[matching.Verdict]:
+    """Tell for a page of endpoints whether they would get an event; nothing is stored. Raises as publishing does."""
+    envelope = events.rehearse(uow, workspace_id=workspace_id, draft=draft)
+    rows = page_of(repository.list_page(uow.session, workspace_id, page, None), page)
+    return Page([matching.judge(row, envelope) for row in rows.items], rows.next_cursor)
 
 
 def list_subscriptions(uow: UnitOfWork, *, workspace_ids: Collection[str]) -> Sequence[Any]:

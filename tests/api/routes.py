@@ -26,6 +26,7 @@ SCOPES = {
     ("DELETE", "/v1/event-types/<name>"): "event_types:write",
     ("GET", "/v1/endpoints"): "endpoints:read",
     ("POST", "/v1/endpoints"): "endpoints:write",
+    ("POST", "/v1/endpoints/match"): "endpoints:read",
     ("GET", "/v1/endpoints/<endpoint_id>"): "endpoints:read",
     ("PATCH", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("DELETE", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
