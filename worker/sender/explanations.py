@@ -15,6 +15,13 @@ _BLOCKED: Final = (
         "Use a name with a public address."
     ),
 )
+PARTLY_BLOCKED: Final = (
+    "blocked_address",
+    (
+        "The host name leads to an address that may not be called (private, reserved, or our own), beside "
+        "others. Let it lead to public addresses only."
+    ),
+)
 _UNREACHABLE: Final = (
     "connect_failed",
     "No connection to the endpoint could be made. Check that it is up and that its firewall lets us in.",
@@ -59,6 +66,14 @@ _EXPLAINED: Final = {
 _OUT_OF_DATE: Final = {9, 10}
 _UNKNOWN_AUTHORITY: Final = {2, 18, 19, 20, 21}
 
+_TLS_CODES: Final = {
+    pycurl.E_PEER_FAILED_VERIFICATION,
+    pycurl.E_SSL_CONNECT_ERROR,
+    pycurl.E_SSL_CIPHER,
+    pycurl.E_SSL_CERTPROBLEM,
+}
+_PROXY_AUTHENTICATION_REQUIRED: Final = 407
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -71,7 +86,7 @@ class Failure:
     message: str
     easy: pycurl.Curl
     timeout_ms: int
-    opened: int  # sockets for addresses that were permitted
+    permitted: int  # addresses that libcurl might connect to
     refused: int
     unjudged: bool  # judging an address raised
     sent: bool  # the request was handed to a connection
@@ -113,7 +128,7 @@ class Failure:
             return _UNEXPLAINED
         if self.sent:
             return _BROKEN
-        if self.refused and not self.opened:
+        if self.refused and not self.permitted:
             return _BLOCKED
         code, detail = _UNREACHABLE
         if self.refused:
@@ -140,3 +155,26 @@ class Failure:
         if "Recv failure" in self.message or "SSL_" in self.message:
             return _BROKEN
         return NOT_HTTP  # bad chunks come with this code too
+
+
+def explain_proxy(curl_code: int, answer: int, timeout_ms: int) -> tuple[str, str]:
+    """Give error code and detail of a request for which the egress proxy opened no tunnel.
+
+    `answer` is the status that the proxy gave to CONNECT, 0 for none.
+    """
+    ours = "The fault is ours and not the endpoint's: if it lasts, contact support."
+    unclear = "Check that the endpoint can be reached from the internet; if it can, contact support."
+    if answer == _PROXY_AUTHENTICATION_REQUIRED:
+        detail = f"Our egress proxy did not accept our credentials. {ours}"
+    elif answer:
+        detail = f"Our egress proxy answered {answer} and opened no connection to the endpoint. {unclear}"
+    elif curl_code == pycurl.E_OPERATION_TIMEDOUT:
+        within = f"within {timeout_ms / 1000:g} s"
+        detail = f"Our egress proxy opened no connection to the endpoint {within}. {unclear}"
+    elif curl_code in {pycurl.E_COULDNT_CONNECT, pycurl.E_COULDNT_RESOLVE_PROXY}:
+        detail = f"Our egress proxy could not be reached. {ours}"
+    elif curl_code in _TLS_CODES:
+        detail = f"The TLS handshake with our egress proxy failed. {ours}"
+    else:
+        detail = f"Our egress proxy gave no valid answer. {ours}"
+    return "proxy_failed", detail

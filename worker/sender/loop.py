@@ -11,6 +11,8 @@ import socket
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,6 +24,7 @@ from worker.sender.exchange import Outcome, Outgoing
 from worker.sender.headers import HeaderReader
 from worker.sender.polls import Waker, new_poll
 from worker.sender.transfer import Transfer
+from worker.sender.tunnel import TunneledTransfer
 
 # libcurl leaves out a header of its own when a line names it without a value. Where the caller gives the same
 # header, the caller's line is sent and this one does nothing.
@@ -38,15 +41,21 @@ _INTEREST: Final = {
 class Sender:
     """Makes up to `max_connections` requests at once; what is started beyond that waits, its clock too.
 
-    `ca_file` holds the trusted certificates (PEM); ssl.SSLError or OSError if it does not.
+    `ca_file` holds the trusted certificates (PEM); ssl.SSLError or OSError if it does not. `proxy` is the URL of
+    the HTTP proxy that all requests go through, or "" for none.
     """
 
-    def __init__(self, *, policy: EgressPolicy, ca_file: str, max_connections: int = 200) -> None:
+    def __init__(
+        self, *, policy: EgressPolicy, ca_file: str, max_connections: int = 200, proxy: str = ""
+    ) -> None:
         ssl.create_default_context(cafile=ca_file)
         self.in_flight = 0  # started, and not yet given back by run() or abort()
         self._policy = policy
         self._ca_file = ca_file
         self._max_connections = max_connections
+        self._new_transfer: Callable[..., Transfer] = (
+            partial(TunneledTransfer, proxy=proxy, looks={}) if proxy else Transfer
+        )
         self._resolve: list[str] = []  # CURLOPT_RESOLVE: lets tests give a name any address
 
         self._urls: dict[str, str] = {}  # as given: as check_url made it
@@ -209,7 +218,7 @@ class Sender:
         transfer.restart(outgoing)
 
     def _add_transfer(self) -> None:
-        transfer = Transfer(
+        transfer = self._new_transfer(
             self._ca_file,
             self._resolve,
             may_connect=self._may_connect,
@@ -232,8 +241,7 @@ class Sender:
                 self._release(easy.transfer)
             for easy, code, message in failed:
                 remove(easy)
-                if easy.transfer.met_dead_connection:
-                    easy.transfer.met_dead_connection = False
+                if easy.transfer.goes_on(now, code):
                     self._multi.add_handle(easy)
                     continue
                 self._finished.append(easy.transfer.failed(now, code, message))

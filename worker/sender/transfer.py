@@ -34,7 +34,7 @@ class Transfer:
             "_head",
             "_keep_trouble",
             "_may_connect",
-            "_opened",
+            "_permitted",
             "_read_headers",
         ),
         *("_refused", "_sent", "_started", "_started_at", "_too_large", "_unjudged"),
@@ -98,11 +98,16 @@ class Transfer:
         self._body_size = 0
         self._too_large = False
         self._sent = False
-        self._opened = 0
+        self._permitted = 0
         self._refused = 0
         self._unjudged = False
         self._started_at = time.time()
         self._started = time.monotonic()
+
+    def goes_on(self, _now: float, _curl_code: int) -> bool:
+        """Whether the request is to be started once more, although libcurl ended it: nothing of it was sent."""
+        dead, self.met_dead_connection = self.met_dead_connection, False
+        return dead
 
     def set_method(self, method: str, body: bytes) -> None:
         """Prepare any method; `_begin` has a shorter way from POST to POST."""
@@ -172,7 +177,7 @@ class Transfer:
             message=message,
             easy=self.easy,
             timeout_ms=self.outgoing.timeout_ms,
-            opened=self._opened,
+            permitted=self._permitted,
             refused=self._refused,
             unjudged=self._unjudged,
             sent=self._sent,
@@ -189,17 +194,24 @@ class Transfer:
         try:
             if self._sent:  # _on_ready would end it anyway
                 return pycurl.SOCKET_BAD
-            origin = origin_of(self.url)
-            if self._may_connect(address.family, address.addr, origin):
-                self._opened += 1
-                opened = socket.socket(address.family, address.socktype, address.protocol)
-                return Handover(opened.detach())
-            _log.warning("egress.refused", origin=origin, address=address.addr[0])
+            if self._permits(address):
+                self._permitted += 1
+                return self._socket_for(address)
         except BaseException as error:  # noqa: BLE001 - run() raises it
             self._unjudged = True
             self._keep_trouble(error)
         self._refused += 1
         return pycurl.SOCKET_BAD
+
+    def _permits(self, address: Any) -> bool:
+        origin = origin_of(self.url)
+        if self._may_connect(address.family, address.addr, origin):
+            return True
+        _log.warning("egress.refused", origin=origin, address=address.addr[0])
+        return False
+
+    def _socket_for(self, address: Any) -> Any:
+        return Handover(socket.socket(address.family, address.socktype, address.protocol).detach())
 
     def _on_ready(self, _ip: str, local_ip: str, _port: int, local_port: int) -> int:
         """Allow one request, on a connection that is not known to be dead.
