@@ -120,6 +120,15 @@ def test_an_event_is_judged_as_in_publishing(api):
         assert told.get("errors") == published.json.get("errors")
 
 
+def test_an_event_that_grows_too_large_in_the_writing_is_refused_too(api):
+    own_type(api)
+    body = '{"type":"order.created","data":{"numbers":[' + ",".join(["1e15"] * 20_000) + "]}}"
+    assert len(body) < MAX_EVENT_BYTES
+    for path in ("/v1/events", MATCH):
+        answer = api.post(path, data=body, content_type="application/json")
+        expect.problem(answer, 413, "event_too_large")
+
+
 def test_nothing_is_stored_and_nobody_is_woken(api, resources, doorbell):
     own_type(api)
     create(api)
