@@ -39,6 +39,8 @@ SCOPES = {
     ("GET", "/v1/deliveries/<delivery_id>"): "deliveries:read",
     ("GET", "/v1/attempts/<attempt_id>"): "deliveries:read",
 }
+ANY_KEY = {("GET", "/v1/meta")}
+KEYED = (*SCOPES, *ANY_KEY)
 
 MISSING = {
     "key_id": "key_01kjpx8tcmej9svxw1fyydhpy2",
