@@ -10,6 +10,7 @@ from app.endpoints.routes import endpoints
 from app.events.catalogue import BUILT_IN
 from app.events.routes import event_types, events
 from app.rest import context, edge, openapi
+from app.rest.meta import meta
 from app.rest.system import system
 from config.settings import load_settings
 
@@ -32,7 +33,7 @@ def create_app(resources: Resources | None = None) -> edge.Application:
         for name, entry in BUILT_IN.items()
     }
     api = openapi.install(app, webhooks, VERSION)
-    for blueprint in (api_keys, events, event_types, endpoints, deliveries):
+    for blueprint in (api_keys, events, event_types, endpoints, deliveries, meta):
         api.register_blueprint(blueprint)
     app.register_blueprint(system)
     return app

@@ -53,6 +53,8 @@ class Settings:
     ca_file: Path | None
     egress_allow_cidrs: tuple[Network, ...]
     egress_deny_cidrs: tuple[Network, ...]
+    egress_proxy: str = field(repr=False)
+    egress_addresses: tuple[Network, ...]
     log_level: str
     flower_address: str
     flower_port: int
@@ -89,6 +91,8 @@ class Settings:
             "ca_file": str(self.ca_file) if self.ca_file else None,
             "egress_allow_cidrs": [str(network) for network in self.egress_allow_cidrs],
             "egress_deny_cidrs": [str(network) for network in self.egress_deny_cidrs],
+            "egress_proxy": values.mask_url(self.egress_proxy),
+            "egress_addresses": [str(network) for network in self.egress_addresses],
             "log_level": self.log_level,
             "flower_address": self.flower_address,
             "flower_port": self.flower_port,
@@ -118,6 +122,8 @@ def load_settings() -> Settings:
     ca_text = env.str("BOTBAT_CA_FILE", "")
     egress_allow_cidrs = _each(env, "BOTBAT_EGRESS_ALLOW_CIDRS", values.network, errors)
     egress_deny_cidrs = _each(env, "BOTBAT_EGRESS_DENY_CIDRS", values.network, errors)
+    egress_proxy = env.str("BOTBAT_EGRESS_PROXY", "")
+    egress_addresses = _each(env, "BOTBAT_EGRESS_ADDRESSES", values.network, errors)
     log_level = env.str("BOTBAT_LOG_LEVEL", "INFO", validate=OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
     flower_address = env.str("FLOWER_ADDRESS", "127.0.0.1")
     flower_port = env.int("FLOWER_PORT", 5555, validate=Range(1, MAX_PORT))
@@ -139,6 +145,8 @@ def load_settings() -> Settings:
     )
     if broker_url:
         _checked(broker_url, "BROKER_URL", values.broker_url, errors)
+    if egress_proxy:
+        _checked(egress_proxy, "BOTBAT_EGRESS_PROXY", values.proxy_url, errors)
     embedded_broker = not broker_url
     if not errors:
         # Only when all else is right: a mistaken start leaves no file behind.
@@ -166,6 +174,8 @@ def load_settings() -> Settings:
         ca_file=ca_file,
         egress_allow_cidrs=egress_allow_cidrs,
         egress_deny_cidrs=egress_deny_cidrs,
+        egress_proxy=egress_proxy,
+        egress_addresses=egress_addresses,
         log_level=log_level,
         flower_address=flower_address,
         flower_port=flower_port,

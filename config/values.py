@@ -12,6 +12,11 @@ ENCRYPTION_KEY_BYTES = 32
 MAX_PORT = 65535
 _IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _DEV_ORIGIN = re.compile(r"https://(?:localhost|127\.0\.0\.1|\[::1\])(?::(\d{1,5}))?", re.ASCII)
+# Of a user's name or password, whatever has a meaning in a URL is percent-encoded; control characters are refused.
+_USER_INFO = r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%(?!7[Ff])[2-9A-Fa-f][0-9A-Fa-f])+"
+_PROXY_URL = re.compile(
+    rf"https?://(?:{_USER_INFO}:{_USER_INFO}@)?(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(\d{{1,5}})", re.ASCII
+)
 # To the last @: a password may hold any character that the database's own parser lets through.
 _URL_PASSWORD = re.compile(r"(?<=://)([^:@]*):.*@")
 _QUERY_PASSWORD = re.compile(r"(?<=[?&])(\w*password)=[^&]*", re.IGNORECASE)
@@ -83,6 +88,17 @@ def network(text: str) -> Network:
     if isinstance(block, ipaddress.IPv6Network) and block.subnet_of(_IPV4_MAPPED):
         raise ValueError(f"{text} must be written in its IPv4 form")
     return block
+
+
+def proxy_url(text: str) -> str:
+    """Give the URL of an HTTP proxy, as libcurl takes it. No message quotes it: it may have a password."""
+    match = _PROXY_URL.fullmatch(text)
+    if not match or not 1 <= int(match[1]) <= MAX_PORT:
+        raise ValueError(
+            "must be like http://proxy.example.com:3128 or https://user:password@proxy.example.com:3128, "
+            "percent-encoded, without a slash at its end"
+        )
+    return text
 
 
 def mask_url(url: str) -> str:

@@ -20,6 +20,7 @@ class TaskName(StrEnum):
     DELIVERIES_PUMP = "deliveries.pump"
     DELIVERIES_SWEEP = "deliveries.sweep"
     DELIVERIES_REQUEUE = "deliveries.requeue"
+    ENDPOINTS_FORGET_SECRETS = "endpoints.forget_secrets"
     IDEMPOTENCY_PRUNE = "idempotency.prune"
 
     @property

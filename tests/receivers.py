@@ -491,7 +491,7 @@ def wrong_host() -> FriendlyReceiver:
 
 def unknown_authority() -> FriendlyReceiver:
     """Have a certificate from an authority that nobody knows."""
-    return FriendlyReceiver(Answer(), context=_context(trustme.CA().issue_cert(*NAMES)))
+    return FriendlyReceiver(Answer(), context=unknown_context())
 
 
 def expired() -> FriendlyReceiver:
@@ -513,6 +513,11 @@ def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 def good_context() -> ssl.SSLContext:
     """Give a server's context with the good certificate."""
     return _context(authority().issue_cert(*NAMES))
+
+
+def unknown_context() -> ssl.SSLContext:
+    """Give a server's context with a certificate from an authority that nobody knows."""
+    return _context(trustme.CA().issue_cert(*NAMES))
 
 
 def _reason(status: int) -> str:

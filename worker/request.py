@@ -34,7 +34,7 @@ class InFlight:
 def build(queue: LocalQueue, delivery: DueDelivery, target: Target, moment: datetime) -> Outgoing:
     """Sign a delivery for this moment."""
     timestamp = int(moment.timestamp())
-    signatures = sign(target.signing_keys, delivery.event_id, timestamp, delivery.body)
+    signatures = sign(target.keys_at(moment), delivery.event_id, timestamp, delivery.body)
     headers = [
         "Content-Type: application/json",
         f"User-Agent: {USER_AGENT}",

@@ -39,6 +39,7 @@ def new_sender(of: Resources) -> Sender:
         policy=of.egress_policy,
         ca_file=str(_ca_bundle(of.settings)),
         max_connections=of.settings.sender_connections,
+        proxy=of.settings.egress_proxy,
     )
 
 

@@ -11,7 +11,7 @@ from app.api_keys.service import Credential, InsufficientScope, InvalidApiKey, M
 from app.core.pagination import page_request
 from app.core.unit_of_work import UnitOfWork
 from app.rest import context
-from app.rest.blueprint import ApiBlueprint
+from app.rest.blueprint import ANY_KEY, ApiBlueprint
 from app.rest.schemas import EmptyBody
 
 api_keys = ApiBlueprint("api_keys", "/v1/api-keys", "Credentials of this API.")
@@ -28,7 +28,7 @@ def authenticate(scope: str) -> Credential:
     credential = service.authenticate(context.uow(), key=key.strip(), address=request.remote_addr or "")
     # Before the scope is looked at: a key that lacks one has been used all the same.
     g.credential = credential
-    if not credential.allows(scope):
+    if scope != ANY_KEY and not credential.allows(scope):
         raise InsufficientScope(scope)
     return credential
 

@@ -17,6 +17,46 @@ _SECRET_BYTES = 33
 
 
 @dataclass(frozen=True, slots=True)
+class Scheme:
+    """How receivers verify one family; `{…}` stands for a value."""
+
+    name: str
+    signature_header: str
+    timestamp_header: str | None  # None: the timestamp is in the signature's header
+    id_header: str | None  # None: the id is not signed
+    signature_format: str
+    signed_content: str
+    key: str
+    encoding: str
+    algorithm: str = "HMAC-SHA256"
+    tolerance_seconds: int = 300  # how old a timestamp receivers should accept, by both rules
+
+
+SCHEMES = (
+    Scheme(
+        name="botbat",
+        signature_header="X-BotBat-Signature",
+        timestamp_header=None,
+        id_header=None,
+        signature_format="t={timestamp},v1={signature}[,v1={signature under the previous secret}]",
+        signed_content="{timestamp}.{body}",
+        key="The UTF-8 bytes of the whole secret, its prefix whsec_ included.",
+        encoding="hex",
+    ),
+    Scheme(
+        name="standard-webhooks",
+        signature_header="webhook-signature",
+        timestamp_header="webhook-timestamp",
+        id_header="webhook-id",
+        signature_format="v1,{signature}[ v1,{signature under the previous secret}]",
+        signed_content="{id}.{timestamp}.{body}",
+        key="The bytes that the base64 after whsec_ stands for; of a secret in another form, its UTF-8 bytes.",
+        encoding="base64",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class SigningKey:
     """The two HMAC keys that one secret stands for."""
 

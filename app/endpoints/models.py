@@ -37,6 +37,9 @@ class Endpoint(Base):
     format: Mapped[str] = mapped_column(Text, default="default")
     headers: Mapped[str] = mapped_column(Text)  # encrypted JSON object
     signing_secret: Mapped[str] = mapped_column(Text)  # encrypted
+    # The secret before it goes on signing until then; both are set, or neither.
+    previous_signing_secret: Mapped[str | None] = mapped_column(Text)  # encrypted
+    previous_secret_expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     policy: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now())
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now())

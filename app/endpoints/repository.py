@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.core.database import utc_now
@@ -64,6 +64,16 @@ def list_versions_all_workspaces(session: Session, endpoint_ids: Collection[str]
     """Give `updated_at` of the endpoints whose queues a pump has leased."""
     rows = session.execute(select(Endpoint.id, Endpoint.updated_at).where(Endpoint.id.in_(endpoint_ids)))
     return {row.id: row.updated_at for row in rows}
+
+
+def forget_ended_secrets_all_workspaces(session: Session) -> None:
+    """Delete the previous secrets that no longer sign."""
+    session.execute(
+        update(Endpoint)
+        .where(Endpoint.previous_secret_expires_at <= utc_now())
+        .values(previous_signing_secret=None, previous_secret_expires_at=None)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def database_time(session: Session) -> Any:

@@ -12,10 +12,16 @@ from app.endpoints.schemas import (
     EndpointObject,
     EndpointQuery,
     EndpointRequest,
+    MatchedEndpointList,
+    RotatedSecret,
+    RotateSecretRequest,
     SigningSecrets,
 )
+from app.events.schemas import PublishRequest
+from app.events.service import MAX_EVENT_BYTES, Draft
 from app.rest import context
 from app.rest.blueprint import ApiBlueprint
+from app.rest.schemas import PageQuery
 
 endpoints = ApiBlueprint("endpoints", "/v1/endpoints", "HTTPS URLs that events are delivered to.")
 
@@ -41,6 +47,20 @@ def list_endpoints(query: dict[str, Any]) -> Any:
     )
 
 
+@endpoints.api("/match", "POST", scope="endpoints:read", max_body_bytes=MAX_EVENT_BYTES)
+@endpoints.arguments(PageQuery, location="query")
+@endpoints.arguments(PublishRequest)
+@endpoints.response(200, MatchedEndpointList)
+def match_endpoints(query: dict[str, Any], draft: Draft) -> Any:
+    """Tell which endpoints would get an event and why the others would not; nothing is published."""
+    return service.match(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        draft=draft,
+        page=page_request(query["limit"], query["cursor"], ID_PREFIX),
+    )
+
+
 @endpoints.api("/<endpoint_id>", scope="endpoints:read")
 @endpoints.response(200, EndpointObject)
 def get_endpoint(endpoint_id: str) -> Any:
@@ -52,7 +72,7 @@ def get_endpoint(endpoint_id: str) -> Any:
 @endpoints.arguments(EndpointFields)
 @endpoints.response(200, EndpointObject)
 def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
-    """Change an endpoint; `policy` and `headers` are merged."""
+    """Change an endpoint; `policy` and `headers` are merged. A `signing_secret` signs alone from now on."""
     return service.update(
         context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, changes=body
     )
@@ -63,3 +83,13 @@ def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
 def get_endpoint_secret(endpoint_id: str) -> Any:
     """Get the signing secret; needs the scope to write, for whoever has it can sign."""
     return service.reveal_secret(context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id)
+
+
+@endpoints.api("/<endpoint_id>/rotate-secret", "POST", scope="endpoints:write", shown_once="signing_secret")
+@endpoints.arguments(RotateSecretRequest)
+@endpoints.response(200, RotatedSecret)
+def rotate_endpoint_secret(body: dict[str, Any], endpoint_id: str) -> Any:
+    """Make a new signing secret; during the overlap every delivery is signed with both, newest first."""
+    return service.rotate_secret(
+        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, **body
+    )

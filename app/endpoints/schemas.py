@@ -4,8 +4,14 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from app.endpoints import policy
+from app.endpoints.matching import Mismatch
 from app.endpoints.models import EndpointStatus
-from app.endpoints.service import MAX_DESCRIPTION_LENGTH, MAX_SUBSCRIPTIONS
+from app.endpoints.service import (
+    DEFAULT_OVERLAP_SECONDS,
+    MAX_DESCRIPTION_LENGTH,
+    MAX_OVERLAP_SECONDS,
+    MAX_SUBSCRIPTIONS,
+)
 from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Texts, Timestamp, list_of
 
 
@@ -110,11 +116,70 @@ class CreatedEndpoint(EndpointObject):
     signing_secret = fields.String(required=True)
 
 
+class PreviousSecret(Schema):
+    """A secret that was rotated and still signs."""
+
+    signing_secret = fields.String(required=True)
+    expires_at = Timestamp(required=True, metadata={"description": "From then on it signs no longer."})
+
+
 class SigningSecrets(Schema):
     """The secrets that sign deliveries."""
 
     signing_secret = fields.String(required=True)
-    previous = fields.List(fields.Dict(), required=True)
+    previous = fields.List(fields.Nested(PreviousSecret), required=True)
+
+
+class RotateSecretRequest(RequestSchema):
+    """A new signing secret, and how long the one before it goes on signing beside it."""
+
+    signing_secret = fields.String(
+        load_default=None,
+        allow_none=True,
+        metadata={"description": "Your own, 16 to 256 printable ASCII characters; generated if absent."},
+    )
+    overlap_seconds = fields.Integer(
+        load_default=DEFAULT_OVERLAP_SECONDS,
+        strict=True,
+        validate=Range(0, MAX_OVERLAP_SECONDS),
+        metadata={
+            "description": "How long deliveries are signed with both secrets; 0 ends the old one, within a second."
+        },
+    )
+
+
+class RotatedSecret(Schema):
+    """The new signing secret."""
+
+    signing_secret = fields.String(
+        metadata={"description": "The new secret. A replay of this answer is without it."}
+    )
+    previous_expires_at = Timestamp(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When the secret before it ceases to sign; null where it has already."},
+    )
+
+
+class MatchedEndpoint(Schema):
+    """Whether an endpoint would get an event."""
+
+    endpoint_id = fields.String(required=True)
+    url = fields.String(required=True)
+    matches = fields.Boolean(required=True)
+    reason = fields.String(
+        required=True,
+        allow_none=True,
+        validate=OneOf([reason.value for reason in Mismatch]),
+        metadata={"description": "Why it would not get the event; null where it would."},
+    )
+    detail = fields.String(
+        required=True,
+        metadata={
+            "description": "The same as a sentence, which for a filter names the condition that decided."
+        },
+    )
 
 
 EndpointList = list_of(EndpointObject)
+MatchedEndpointList = list_of(MatchedEndpoint)

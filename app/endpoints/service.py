@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -18,7 +18,7 @@ from app.core.pagination import Page, PageRequest, page_of
 from app.core.signing import SigningKey, generate_secret, signing_key
 from app.core.unit_of_work import UnitOfWork
 from app.endpoints import headers as header_rules
-from app.endpoints import queues, repository
+from app.endpoints import matching, queues, repository
 from app.endpoints.models import ID_PREFIX, Endpoint, EndpointQueue, EndpointStatus
 from app.endpoints.policy import Policy, read_policy
 from app.endpoints.subscriptions import EVERYTHING, is_pattern
@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 MAX_DESCRIPTION_LENGTH = 500
 MAX_SUBSCRIPTIONS = 200
+DEFAULT_OVERLAP_SECONDS = 86_400
+MAX_OVERLAP_SECONDS = 7 * 86_400
 _OWN_SECRET = re.compile(r"[\x20-\x7e]{16,256}", re.ASCII)
 
 
@@ -63,9 +65,16 @@ class Target:
     active: bool
     url: str
     headers: tuple[tuple[str, str], ...]
-    signing_keys: tuple[SigningKey, ...]
+    signing_keys: tuple[SigningKey, ...]  # newest first
     policy: Policy
     version: datetime
+    overlap_ends_at: datetime | None = None  # from then on the first key signs alone
+
+    def keys_at(self, moment: datetime) -> tuple[SigningKey, ...]:
+        """Give the keys that sign at this moment, newest first."""
+        if self.overlap_ends_at is None or moment < self.overlap_ends_at:
+            return self.signing_keys
+        return self.signing_keys[:1]
 
 
 def create(
@@ -132,7 +141,10 @@ def list_endpoints(
 
 
 def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dict[str, Any]) -> EndpointView:
-    """Change the given fields. `policy` and `headers` are merged; a header set to None is removed."""
+    """Change the given fields. `policy` and `headers` are merged; a header set to None is removed.
+
+    A signing secret given here signs alone from now on: no overlap, and one that is going on ends.
+    """
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
     if "url" in changes:
         row.url = _checked_url(uow, changes["url"])
@@ -146,10 +158,7 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     if "policy" in changes:
         row.policy = read_policy({**row.policy, **changes["policy"]}).stored()
     if "signing_secret" in changes:
-        _check_secret(changes["signing_secret"])
-        row.signing_secret = uow.resources.secret_box.encrypt(
-            changes["signing_secret"], *_place("signing_secret", endpoint_id, workspace_id)
-        )
+        _replace_secret(uow, row, changes["signing_secret"])
     if "description" in changes:
         row.description = changes["description"]
     row.format = changes.get("format", row.format)
@@ -183,7 +192,56 @@ def delete(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> None:
 def reveal_secret(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> dict[str, Any]:
     """Give the signing secret and those before it that still sign."""
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id)
-    return {"signing_secret": _open_secret(uow, row), "previous": []}
+    previous = []
+    expires_at = row.previous_secret_expires_at
+    if expires_at is not None and expires_at > repository.database_time(uow.session):
+        previous = [
+            {"signing_secret": _open_secret(uow, row, "previous_signing_secret"), "expires_at": expires_at}
+        ]
+    return {"signing_secret": _open_secret(uow, row), "previous": previous}
+
+
+def rotate_secret(
+    uow: UnitOfWork,
+    *,
+    workspace_id: str,
+    endpoint_id: str,
+    signing_secret: str | None = None,
+    overlap_seconds: int = DEFAULT_OVERLAP_SECONDS,
+) -> dict[str, Any]:
+    """Sign with a new secret from now on, and for `overlap_seconds` with the one before it as well.
+
+    An older one that was still signing ceases to. The answer has the new secret. Raises `NotFound` or `Invalid`.
+    """
+    row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
+    old = _open_secret(uow, row)
+    if signing_secret == old:
+        # Else a rotation that is sent twice would drop the secret that receivers still have.
+        raise invalid_field("/signing_secret", "unchanged", "This is the endpoint's signing secret already.")
+    new = generate_secret() if signing_secret is None else signing_secret
+    _replace_secret(uow, row, new)
+    row.updated_at = repository.database_time(uow.session)
+    if overlap_seconds:
+        row.previous_signing_secret = uow.resources.secret_box.encrypt(
+            old, *_place("previous_signing_secret", endpoint_id, workspace_id)
+        )
+        row.previous_secret_expires_at = row.updated_at + timedelta(seconds=overlap_seconds)
+    uow.session.flush()
+    return {"signing_secret": new, "previous_expires_at": row.previous_secret_expires_at}
+
+
+def forget_ended_secrets(uow: UnitOfWork) -> None:
+    """Delete the previous secrets of all workspaces that no longer sign."""
+    repository.forget_ended_secrets_all_workspaces(uow.session)
+
+
+def match(
+    uow: UnitOfWork, *, workspace_id: str, draft: events.Draft, page: PageRequest
+) -> Page[matching.Verdict]:
+    """Tell for a page of endpoints whether they would get an event; nothing is stored. Raises as publishing does."""
+    envelope = events.rehearse(uow, workspace_id=workspace_id, draft=draft)
+    rows = page_of(repository.list_page(uow.session, workspace_id, page, None), page)
+    return Page([matching.judge(row, envelope) for row in rows.items], rows.next_cursor)
 
 
 def list_subscriptions(uow: UnitOfWork, *, workspace_ids: Collection[str]) -> Sequence[Any]:
@@ -230,15 +288,19 @@ def _target(uow: UnitOfWork, row: Endpoint) -> Target:
 
 
 def _open_target(uow: UnitOfWork, row: Endpoint) -> Target:
+    columns = ["signing_secret"]
+    if row.previous_signing_secret is not None:
+        columns.append("previous_signing_secret")
     return Target(
         endpoint_id=row.id,
         workspace_id=row.workspace_id,
         active=row.status == EndpointStatus.ACTIVE,
         url=row.url,
         headers=tuple(_open_headers(uow, row).items()),
-        signing_keys=(signing_key(_open_secret(uow, row)),),
+        signing_keys=tuple(signing_key(_open_secret(uow, row, column)) for column in columns),
         policy=read_policy(row.policy),
         version=row.updated_at,
+        overlap_ends_at=row.previous_secret_expires_at,
     )
 
 
@@ -341,6 +403,13 @@ def _check_secret(secret: str) -> None:
         )
 
 
+def _replace_secret(uow: UnitOfWork, row: Endpoint, secret: str) -> None:
+    _check_secret(secret)
+    place = _place("signing_secret", row.id, row.workspace_id)
+    row.signing_secret = uow.resources.secret_box.encrypt(secret, *place)
+    row.previous_signing_secret = row.previous_secret_expires_at = None
+
+
 def _place(column: str, endpoint_id: str, workspace_id: str) -> tuple[str, str, str, str]:
     return ("endpoints", column, endpoint_id, workspace_id)
 
@@ -357,6 +426,5 @@ def _open_headers(uow: UnitOfWork, row: Endpoint) -> dict[str, str]:
     return opened
 
 
-def _open_secret(uow: UnitOfWork, row: Endpoint) -> str:
-    place = _place("signing_secret", row.id, row.workspace_id)
-    return uow.resources.secret_box.decrypt(row.signing_secret, *place)
+def _open_secret(uow: UnitOfWork, row: Endpoint, column: str = "signing_secret") -> str:
+    return uow.resources.secret_box.decrypt(getattr(row, column), *_place(column, row.id, row.workspace_id))

@@ -137,6 +137,16 @@ def publish_many(
     return outcomes
 
 
+def rehearse(uow: UnitOfWork, *, workspace_id: str, draft: Draft) -> Any:
+    """Give the envelope that publishing would make, as filters see it; nothing is stored. Raises as `publish` does."""
+    if refusal := _refusal(draft, _own_types(uow, workspace_id, [draft])):
+        raise refusal
+    data = json_body.dumps(draft.data)
+    if len(data) > MAX_EVENT_BYTES:
+        raise EventTooLarge(f"An event may have up to {MAX_EVENT_BYTES} bytes.")
+    return json_body.read_stored(envelope(new_id(ID_PREFIX), draft.type, draft.occurred_at or now(), data))
+
+
 def envelope(event_id: str, event_type: str, occurred_at: datetime, data: bytes) -> bytes:
     """Give the body that is signed, sent and logged: made once, the same bytes on every attempt."""
     timestamp = occurred_at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -10,6 +10,7 @@ from app.rest.parser import Parser
 
 DEFAULT_BODY_BYTES = 1024 * 1024
 PUBLIC = "public"  # a route that needs no key says so
+ANY_KEY = "any key"  # and one that every valid key may use, whatever its scopes
 
 _View = Callable[..., Any]
 
@@ -53,7 +54,7 @@ class ApiBlueprint(Blueprint):
         shown_once: str | None = None,
         one_write: bool = False,
     ) -> Callable[[_View], _View]:
-        """Register a view. `scope` is what the key needs, or `PUBLIC`.
+        """Register a view. `scope` is what the key needs, or `ANY_KEY` or `PUBLIC`.
 
         `shown_once` names a field of the answer that no idempotent replay shows again. `one_write` promises that the
         view writes with at most one statement, which then needs no transaction around it.
@@ -81,7 +82,7 @@ def _document(doc: dict[str, Any], info: dict[str, Any], *, method: str, **_kw: 
     statuses = []
     if rules["scope"] != PUBLIC:
         statuses += [401, 403, 503]
-        doc["x-required-scope"] = rules["scope"]
+        doc["x-required-scope"] = None if rules["scope"] == ANY_KEY else rules["scope"]
         statuses.append(400)
         if method == "get":
             statuses.append(422)

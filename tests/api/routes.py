@@ -26,10 +26,12 @@ SCOPES = {
     ("DELETE", "/v1/event-types/<name>"): "event_types:write",
     ("GET", "/v1/endpoints"): "endpoints:read",
     ("POST", "/v1/endpoints"): "endpoints:write",
+    ("POST", "/v1/endpoints/match"): "endpoints:read",
     ("GET", "/v1/endpoints/<endpoint_id>"): "endpoints:read",
     ("PATCH", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("DELETE", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("GET", "/v1/endpoints/<endpoint_id>/secret"): "endpoints:write",
+    ("POST", "/v1/endpoints/<endpoint_id>/rotate-secret"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/pause"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/resume"): "endpoints:write",
     ("GET", "/v1/endpoints/<endpoint_id>/attempts"): "deliveries:read",
@@ -37,6 +39,8 @@ SCOPES = {
     ("GET", "/v1/deliveries/<delivery_id>"): "deliveries:read",
     ("GET", "/v1/attempts/<attempt_id>"): "deliveries:read",
 }
+ANY_KEY = {("GET", "/v1/meta")}
+KEYED = (*SCOPES, *ANY_KEY)
 
 MISSING = {
     "key_id": "key_01kjpx8tcmej9svxw1fyydhpy2",

@@ -11,7 +11,7 @@ from app.core.clock import now
 from app.core.unit_of_work import open_resources
 from app.web import create_app
 from tests.api import expect
-from tests.api.routes import PUBLIC, SCOPES, path_of
+from tests.api.routes import ANY_KEY, KEYED, PUBLIC, SCOPES, path_of
 from tests.api.steps import age_key, another_key, record_statements, with_key
 from tests.conftest import Api
 
@@ -28,7 +28,7 @@ def assert_every_route_refuses(
     api: Api, authorization: str | None, status: int, code: str, challenge: str | None
 ) -> None:
     headers = {"Authorization": authorization} if authorization is not None else {}
-    for method, rule in SCOPES:
+    for method, rule in KEYED:
         answer = api.client.open(path_of(rule), method=method, headers=headers)
         assert_refused(answer, status, code, challenge)
 
@@ -40,7 +40,7 @@ def test_every_route_is_public_or_states_its_scope(api):
         for method in rule.methods - {"HEAD", "OPTIONS"}:
             stated[method, rule.rule] = getattr(app.view_functions[rule.endpoint], "scope", "public")
 
-    assert stated == SCOPES | dict.fromkeys(PUBLIC, "public")
+    assert stated == SCOPES | dict.fromkeys(PUBLIC, "public") | dict.fromkeys(ANY_KEY, "any key")
     assert set(SCOPES.values()) <= set(api_keys.SCOPES)
 
 
@@ -130,6 +130,14 @@ def test_a_key_that_has_every_scope_but_the_one(api, resources):
             answer = api.client.open(path_of(rule), method=method, headers={"Authorization": f"Bearer {key}"})
             challenge = f'{REALM}, error="insufficient_scope", scope="{scope}"'
             assert_refused(answer, 403, "insufficient_scope", challenge)
+
+
+def test_any_key_opens_what_needs_no_scope(api, resources):
+    for scope in set(SCOPES.values()):
+        _, key = another_key(resources, api, scopes=[scope])
+        for method, rule in ANY_KEY:
+            answer = api.client.open(path_of(rule), method=method, headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == 200
 
 
 def test_a_scope_opens_its_routes_alone(api, resources):

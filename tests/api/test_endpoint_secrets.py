@@ -185,13 +185,15 @@ def test_nothing_secret_can_be_read_in_the_database(api, resources):
     answer = api.post("/v1/endpoints", {**MINIMAL, "headers": headers}, headers=idempotency)
     generated = expect.ok(answer, 201)["signing_secret"]
     api.call("PATCH", f"/v1/endpoints/{own['id']}", {"headers": {"X-B": "canary-changed"}})
+    rotate = f"/v1/endpoints/{own['id']}/rotate-secret"
+    expect.ok(api.post(rotate, {"signing_secret": "canary of a rotation"}, headers={"Idempotency-Key": "r"}))
     made = expect.ok(api.post("/v1/api-keys", {"name": "CI"}, headers={"Idempotency-Key": "canary-key"}), 201)
 
     at_rest = everything_at_rest(resources)
     assert own["id"].encode() in at_rest
     assert b"canary-create" in at_rest  # an idempotency key is no secret: the search does find things
     for secret in (
-        *("canary of our own choosing", "canary-in-a-header", "canary-changed"),
+        *("canary of our own choosing", "canary of a rotation", "canary-in-a-header", "canary-changed"),
         *(generated, generated.removeprefix("whsec_"), made["key"], api.key),
     ):
         assert secret.encode() not in at_rest

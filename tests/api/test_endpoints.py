@@ -210,9 +210,16 @@ def test_subscriptions(api):
         assert_refused(api, pointers, events=events)
 
 
+def nested(levels: int, tree: Any) -> Any:
+    return {"not": nested(levels - 1, tree)} if levels else tree
+
+
 def test_a_filter_is_a_tree_of_conditions(api):
     leaf = {"path": "/data/amount", "op": "gt", "value": 100}
-    for tree in (leaf, {"all": [leaf, {"not": leaf}]}, {"any": [{"path": "", "op": "exists"}]}):
+    for tree in (
+        *(leaf, {"all": [leaf, {"not": leaf}]}, {"any": [{"path": "", "op": "exists"}]}),
+        *(nested(9, leaf), {"all": [leaf] * 100}),
+    ):
         assert create(api, filter=tree)["filter"] == tree
     bad: list[tuple[Any, str | list[str]]] = [
         ([], "/filter"),
@@ -226,6 +233,8 @@ def test_a_filter_is_a_tree_of_conditions(api):
         ({"path": "/a", "op": "eq"}, "/filter/value"),
         ({"path": "/a", "op": "in", "value": 1}, "/filter/value"),
         ({**leaf, "a/b": 1}, "/filter/a~1b"),
+        (nested(10, leaf), "/filter" + "/not" * 10),
+        ({"all": [leaf] * 101}, "/filter"),
         ({"path": 5, "op": None}, ["/filter/path", "/filter/op", "/filter/value"]),
     ]
     for tree, pointers in bad[:-1]:

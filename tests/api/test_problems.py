@@ -12,10 +12,10 @@ from app.api_keys import service as api_keys
 from app.core.problems import all_problems
 from app.events import service as events
 from tests.api import expect
-from tests.api.routes import PUBLIC, SCOPES, path_of
+from tests.api.routes import KEYED, PUBLIC, path_of
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND")
-ROUTES = {*SCOPES, *PUBLIC}
+ROUTES = {*KEYED, *PUBLIC}
 CANARY = "canary-secret-word"
 
 
@@ -84,7 +84,7 @@ def test_head_is_get_without_a_body(api):
 
 
 def test_options_tell_the_methods_to_those_who_have_a_key(api):
-    for rule in {rule for _, rule in SCOPES}:
+    for rule in {rule for _, rule in KEYED}:
         answer = api.call("OPTIONS", path_of(rule))
         assert (answer.status_code, answer.data) == (200, b"")
         assert {name.strip() for name in answer.headers["Allow"].split(",")} == allowed(rule)
@@ -133,7 +133,7 @@ def test_a_sane_request_id_is_taken_over(api):
 
 
 def test_nothing_of_the_api_is_kept_by_caches(api):
-    for method, rule in SCOPES:
+    for method, rule in KEYED:
         for client in (api.call, lambda method, path: api.client.open(path, method=method)):
             answer = client(method, path_of(rule))
             assert answer.headers["Cache-Control"] == "no-store"

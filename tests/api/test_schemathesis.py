@@ -25,7 +25,7 @@ from app.events.schemas import EventList
 from app.web import create_app
 from app.workspaces import service as workspaces
 from config.settings import load_settings
-from tests.api.routes import SCOPES
+from tests.api.routes import KEYED
 from tests.api.steps import a_delivery, an_attempt
 from tests.conftest import Api, RecordingDoorbell
 
@@ -76,7 +76,7 @@ def ids(api: Api) -> dict[str, str]:
     return {**found, "delivery_id": delivery_id, "attempt_id": attempt_id}
 
 
-@pytest.mark.parametrize(("method", "rule"), SCOPES, ids=str)
+@pytest.mark.parametrize(("method", "rule"), KEYED, ids=str)
 def test_answers_are_as_documented(api, ids, method, rule):
     schema = schemathesis.openapi.from_wsgi("/openapi.json", api.client.application)
     operation = schema[rule.replace("<", "{").replace(">", "}")][method]

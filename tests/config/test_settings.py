@@ -24,6 +24,28 @@ PRODUCTION = {
 }
 
 
+BAD_PROXIES = [
+    "proxy:3128",
+    "socks5://proxy:3128",
+    "http://proxy",
+    "http://proxy:0",
+    "http://proxy:65536",
+    "http://proxy:3128/",
+    "http://proxy:3128/path",
+    "http://proxy:3128?a",
+    "http://user@proxy:3128",
+    "http://user:@proxy:3128",
+    "http://user:pass@word@proxy:3128",
+    "http://user:pass/word@proxy:3128",
+    "http://user:pass%word@proxy:3128",
+    "http://user:pass%0d%0aX-A: b@proxy:3128",
+    "http://user:pass%7f@proxy:3128",
+    "http://pro xy:3128",
+    "http://proxy\\:3128",
+    "http://\N{FULLWIDTH LATIN SMALL LETTER A}:3128",
+]
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch, tmp_path):
     """Start from an environment without settings."""
@@ -119,6 +141,8 @@ def test_production_refuses(environment, change, error):
         ("BOTBAT_CA_FILE", "/nowhere/ca.pem", "no such file"),
         ("BOTBAT_EGRESS_ALLOW_CIDRS", "10.0.0.1/8", "has host bits set"),
         ("BOTBAT_EGRESS_DENY_CIDRS", "::ffff:10.0.0.0/104", "IPv4 form"),
+        ("BOTBAT_EGRESS_ADDRESSES", "203.0.113.7/24", "has host bits set"),
+        *(("BOTBAT_EGRESS_PROXY", url, "must be like http://proxy.example.com:3128") for url in BAD_PROXIES),
         ("BOTBAT_DEV_ORIGINS", "https://example.com", "is not like https://localhost:9443"),
         ("BOTBAT_DEV_ORIGINS", "http://localhost:9443", "is not like https://localhost:9443"),
         ("BOTBAT_DEV_ORIGINS", "https://localhost:9443/", "is not like https://localhost:9443"),
@@ -193,14 +217,33 @@ def test_a_data_directory_that_cannot_be_made_is_an_error(environment, tmp_path)
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://proxy:3128",
+        "https://proxy.example.com:443",
+        "http://user:pass@10.0.0.1:3128",
+        "http://u%40x:p%2Fw%c3%a9%21@proxy:1",
+        "http://[fd00::1]:3128",
+    ],
+)
+def test_a_proxy_and_its_addresses_are_taken_as_they_are(environment, url):
+    environment.setenv("BOTBAT_EGRESS_PROXY", url)
+    environment.setenv("BOTBAT_EGRESS_ADDRESSES", "203.0.113.7, 2001:db8::/48")
+    settings = load_settings()
+    assert settings.egress_proxy == url
+    assert [str(network) for network in settings.egress_addresses] == ["203.0.113.7/32", "2001:db8::/48"]
+
+
 def test_masked_settings_and_repr_show_no_secret(environment):
-    secrets = ["pw1", "pw2@/x", "pw3", "pw4", "pw5", KEY, OTHER_KEY]
+    secrets = ["pw1", "pw2@/x", "pw3", "pw4", "pw5", "pw6", KEY, OTHER_KEY]
     environment.setenv(
         "DATABASE_URL", "postgresql://u:pw1@db/x?sslpassword=pw5&password=pw3&connect_timeout=3"
     )
     environment.setenv("BROKER_URL", "redis://:pw2@/x@broker/0")
     environment.setenv("BOTBAT_ENCRYPTION_KEYS", f"new:{KEY},old:{OTHER_KEY}")
     environment.setenv("FLOWER_PASSWORD", "pw4")
+    environment.setenv("BOTBAT_EGRESS_PROXY", "http://u:pw6@proxy:3128")
     settings = load_settings()
     shown = json.dumps(settings.masked()) + repr(settings)
     assert not any(secret in shown for secret in secrets)
@@ -209,15 +252,20 @@ def test_masked_settings_and_repr_show_no_secret(environment):
         "postgresql+psycopg://u:***@db/x?sslpassword=***&password=***&connect_timeout=3"
     )
     assert masked["broker_url"] == "redis://:***@broker/0"
+    assert masked["egress_proxy"] == "http://u:***@proxy:3128"
     assert masked["encryption_keys"] == ["new:***", "old:***"]
     assert masked.keys() == set(module.Settings.__dataclass_fields__)
 
 
 def test_errors_quote_no_key(environment):
     errors = errors_of(
-        environment, BOTBAT_ENCRYPTION_KEYS=f"k1:{KEY},k1:{OTHER_KEY}", DATABASE_URL="x://u:pw9@y"
+        environment,
+        BOTBAT_ENCRYPTION_KEYS=f"k1:{KEY},k1:{OTHER_KEY}",
+        DATABASE_URL="x://u:pw9@y",
+        BOTBAT_EGRESS_PROXY="http://u:pw8@proxy",
     )
-    assert not any(secret in str(errors) for secret in (KEY, OTHER_KEY, "pw9"))
+    assert len(errors) == 3
+    assert not any(secret in str(errors) for secret in (KEY, OTHER_KEY, "pw9", "pw8"))
 
 
 def test_two_processes_agree_on_the_development_key(tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -149,3 +149,22 @@ def test_retry_after_is_read_from_a_failure_whatever_its_case_and_not_from_a_suc
     assert failed.retry_in_seconds == 200
     _, succeeded = conclude_with(request_of(), response_headers=asked)
     assert succeeded.retry_in_seconds is None
+
+
+def test_until_the_end_of_an_overlap_both_secrets_sign_newest_first_and_then_the_new_one_alone():
+    keys = (signing_key("the new one of sixteen"), signing_key(SECRET))
+    alone = {
+        key: dict(header.split(": ", 1) for header in request_of(signing_keys=(key,)).headers) for key in keys
+    }
+    name, standard = "X-BotBat-Signature", "webhook-signature"
+    new, old = (alone[key][name].partition(",")[2] for key in keys)
+
+    def signed(overlap_ends_at: datetime) -> dict[str, str]:
+        outgoing = request_of(signing_keys=keys, overlap_ends_at=overlap_ends_at)
+        return dict(header.split(": ", 1) for header in outgoing.headers)
+
+    both = signed(MOMENT + timedelta(microseconds=1))
+    assert both[name] == f"t={int(MOMENT.timestamp())},{new},{old}"
+    assert both[standard] == f"{alone[keys[0]][standard]} {alone[keys[1]][standard]}"
+    for ended in (MOMENT, MOMENT - timedelta(days=1)):
+        assert signed(ended) == alone[keys[0]]
