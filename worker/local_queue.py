@@ -4,7 +4,7 @@ import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
-from app.deliveries.work import DueDelivery
+from app.deliveries.work import DueDelivery, Position, Quota
 from app.endpoints.service import Target
 
 # How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.
@@ -32,6 +32,7 @@ class LocalQueue:
         self.refreshed_at = 0.0
         self._first: deque[DueDelivery] = deque()
         self._retries: deque[DueDelivery] = deque()
+        self._positions: dict[bool, Position | None] = {False: None, True: None}
         self._retries_in_flight = 0
         self._picks_of_first = 0
         self._finished_lately = 0.0
@@ -59,7 +60,19 @@ class LocalQueue:
 
     def put(self, delivery: DueDelivery) -> None:
         """Buffer a claimed delivery."""
-        (self._retries if delivery.attempt_count else self._first).append(delivery)
+        (self._retries if delivery.is_retry else self._first).append(delivery)
+
+    def claimed(self, quota: Quota, due: list[DueDelivery]) -> None:
+        """Note what a claim found.
+
+        One that got all it asked for is gone on with behind its last delivery: what is held before that need not be
+        read again. One that did not has come to the end, and the next begins anew: what was committed late, with an
+        earlier time, stands before the end.
+        """
+        for is_retry, asked in ((False, quota.first_attempts), (True, quota.retries)):
+            found = [(each.next_attempt_at, each.event_id) for each in due if each.is_retry is is_retry]
+            if asked:
+                self._positions[is_retry] = max(found) if len(found) >= asked else None
 
     def take(self, *, scarce: bool = False) -> DueDelivery | None:
         """Give the next delivery that may be sent now, or None.
@@ -88,14 +101,14 @@ class LocalQueue:
     def finished(self, delivery: DueDelivery) -> None:
         """Note that one is no longer in flight."""
         self.in_flight -= 1
-        if delivery.attempt_count:
+        if delivery.is_retry:
             self._retries_in_flight -= 1
         self._finished_lately += 1
 
-    def wanted(self, room: int) -> tuple[int, int]:
+    def wanted(self, room: int) -> Quota | None:
         """Give how many first attempts and retries to claim: enough ahead of the sender, more where it is fast."""
         if not self.active or self.target is None:
-            return 0, 0
+            return None
         moment = time.monotonic()
         elapsed = moment - self._counted_at
         per_second = self._finished_lately / elapsed if elapsed > 0.01 else 0.0  # noqa: PLR2004 - too short to tell
@@ -109,7 +122,9 @@ class LocalQueue:
             first > 0 or moment - self.claimed_at > _RETRIES_ASKED_EVERY
         )
         retries = min(ahead - len(self._retries), room - first) if ask else 0
-        return first, retries
+        if not (first or retries):
+            return None
+        return Quota(self.endpoint_id, first, retries, self._positions[False], self._positions[True])
 
     def empty(self) -> list[DueDelivery]:
         """Give up what is buffered."""

@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -59,7 +59,8 @@ class Pump:
         self._lease_id = f"{socket.gethostname()}:{os.getpid()}:{new_id('lease')}"
         self._lock = threading.Lock()
         self._queues: dict[str, LocalQueue] = {}
-        self._held: set[str] = set()  # deliveries that were claimed and are not recorded
+        # Deliveries that were claimed and are not recorded: per endpoint, whether retries.
+        self._held: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
         self._buffered_rows = 0
         self._buffered_bytes = 0
         self._ready: deque[LocalQueue] = deque()
@@ -205,30 +206,41 @@ class Pump:
         self._refresh_targets()
         with self._lock:
             quotas = self._quotas(room)
-            held = list(self._held)
+            held = self._held_of(quotas)
         due: list[DueDelivery] = []
         if quotas:
             with self._resources.transaction(write=False) as uow:
                 due = engine.claim(uow, quotas=quotas, held=held)
+        self._take_in(quotas, due)
+        # What was given back may be due again: only a round that changes nothing means that nothing is left.
+        return leased + len(due) + self._release_idle()
+
+    def _held_of(self, quotas: list[Quota]) -> list[str]:
+        held: list[str] = []
+        for quota in quotas:
+            if quota.first_attempts and quota.first_after is None:
+                held += self._held[quota.endpoint_id, False]
+            if quota.retries and quota.retries_after is None:
+                held += self._held[quota.endpoint_id, True]
+        return held
+
+    def _take_in(self, quotas: list[Quota], due: list[DueDelivery]) -> None:
+        found: dict[str, list[DueDelivery]] = {quota.endpoint_id: [] for quota in quotas}
         with self._lock:
             for delivery in due:
-                queue = self._queues.get(delivery.endpoint_id)
-                if queue is None:
-                    continue
-                queue.put(delivery)
-                self._held.add(delivery.id)
-                self._buffered_rows += 1
+                found[delivery.endpoint_id].append(delivery)
+                self._held[delivery.endpoint_id, delivery.is_retry].add(delivery.id)
+                self._queues[delivery.endpoint_id].put(delivery)
                 self._buffered_bytes += len(delivery.body)
-                self._make_ready(queue)
-            found = {delivery.endpoint_id for delivery in due}
+            self._buffered_rows += len(due)
             for quota in quotas:
-                self._queues[quota.endpoint_id].exhausted = quota.endpoint_id not in found
+                queue = self._queues[quota.endpoint_id]
+                queue.exhausted = not found[quota.endpoint_id]
+                queue.claimed(quota, found[quota.endpoint_id])
             for queue in self._queues.values():
                 self._make_ready(queue)
         if due:
             self._sender.wake()
-        # What was given back may be due again: only a round that changes nothing means that nothing is left.
-        return leased + len(due) + self._release_idle()
 
     def _may_lease(self) -> bool:
         if not self._queues:
@@ -266,11 +278,10 @@ class Pump:
                 break
             if moment - queue.leased_at > QUEUE_TURN_SECONDS:
                 continue
-            first, retries = queue.wanted(room)
-            if first or retries:
-                quotas.append(Quota(queue.endpoint_id, first, retries))
+            if quota := queue.wanted(room):
+                quotas.append(quota)
                 queue.claimed_at = moment
-                room -= first + retries
+                room -= quota.first_attempts + quota.retries
         return quotas
 
     def _refresh_targets(self) -> None:
@@ -312,7 +323,7 @@ class Pump:
             ]
             for queue in idle:
                 for delivery in queue.empty():
-                    self._held.discard(delivery.id)
+                    self._held[delivery.endpoint_id, delivery.is_retry].discard(delivery.id)
                     self._buffered_rows -= 1
                     self._buffered_bytes -= len(delivery.body)
         self._release(idle)
@@ -355,7 +366,7 @@ class Pump:
                 if queue is None:
                     continue
                 for delivery in queue.empty():
-                    self._held.discard(delivery.id)
+                    self._held[delivery.endpoint_id, delivery.is_retry].discard(delivery.id)
                     self._buffered_rows -= 1
                     self._buffered_bytes -= len(delivery.body)
 
@@ -377,7 +388,8 @@ class Pump:
             with self._lock:
                 del self._finished[: len(batch)]
                 for attempt, _, queue in batch:
-                    self._held.discard(attempt.delivery_id)
+                    self._held[attempt.endpoint_id, False].discard(attempt.delivery_id)
+                    self._held[attempt.endpoint_id, True].discard(attempt.delivery_id)
                     queue.unrecorded -= 1
             self._room.set()
 

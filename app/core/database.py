@@ -121,9 +121,28 @@ def copy_in(connection: Connection, statement: str, lines: str) -> None:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             copy.write(lines)
     except psycopg.Error as error:
-        if driver.closed:
-            connection.invalidate(error)
-        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
+        raise _as_sqlalchemy(connection, statement, error) from error
+
+
+def read_rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Run a query in psycopg's words on PostgreSQL and give its rows: half the cost of `execute` for thousands of them.
+
+    Values come in binary, so that no bytes go over as hexadecimal digits. Errors are SQLAlchemy's.
+    """
+    driver: Any = connection.connection
+    try:
+        with driver.cursor(binary=True) as cursor:
+            rows: list[tuple[Any, ...]] = cursor.execute(statement, parameters).fetchall()
+            return rows
+    except psycopg.Error as error:
+        raise _as_sqlalchemy(connection, statement, error) from error
+
+
+def _as_sqlalchemy(connection: Connection, statement: str, error: psycopg.Error) -> DBAPIError:
+    driver: Any = connection.connection
+    if driver.closed:
+        connection.invalidate(error)
+    return DBAPIError.instance(statement, None, error, psycopg.Error)  # type: ignore[return-value]
 
 
 def _json(value: Any) -> str:

@@ -6,17 +6,19 @@ dumped element by element in Python and cost several times as much. SQLite gets 
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, insert, select, text
+from sqlalchemy import Boolean, bindparam, insert, select, text
 
-from app.core.database import NULL, SQLITE_NOW, UtcDateTime, copy_in
+from app.core.database import NULL, SQLITE_NOW, UtcDateTime, copy_in, read_rows
 from app.core.unit_of_work import UnitOfWork
 from app.deliveries.models import Attempt, Delivery, DeliveryStatus, PendingDelivery
-from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Quota
+from app.deliveries.work import DueDelivery, NewAttempt, NewDelivery, Outcome, Position, Quota
 from app.events.models import Event
+
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def insert_deliveries(uow: UnitOfWork, rows: Sequence[NewDelivery]) -> None:
@@ -37,16 +39,26 @@ def list_due(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) ->
     """Give due deliveries of leased queues, oldest first within each, without those that the pump holds already."""
     if uow.is_sqlite:
         return _list_due_sqlite(uow, quotas, held)
-    rows = uow.connection.execute(
+    rows = read_rows(
+        uow.connection,
         _LIST_DUE,
         {
             "endpoint_ids": _joined(quota.endpoint_id for quota in quotas),
             "first_attempts": _joined(quota.first_attempts for quota in quotas),
             "retries": _joined(quota.retries for quota in quotas),
+            **_after("first", [quota.first_after for quota in quotas]),
+            **_after("retries", [quota.retries_after for quota in quotas]),
             "held": _joined(held),
         },
     )
-    return [DueDelivery(*row) for row in rows.all()]
+    return [DueDelivery(*row) for row in rows]
+
+
+def _after(name: str, positions: Sequence[Position | None]) -> dict[str, str]:
+    return {
+        f"{name}_at": ",".join(each[0].isoformat() if each else "-infinity" for each in positions),
+        f"{name}_id": ",".join(each[1] if each else "" for each in positions),
+    }
 
 
 def insert_attempts(uow: UnitOfWork, rows: Sequence[NewAttempt]) -> None:
@@ -168,7 +180,10 @@ def _list_due_sqlite(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[
     held_json = orjson.dumps(list(held)).decode()
     due = []
     for quota in quotas:
-        for is_retry, limit in ((0, quota.first_attempts), (1, quota.retries)):
+        for is_retry, limit, after in (
+            (0, quota.first_attempts, quota.first_after),
+            (1, quota.retries, quota.retries_after),
+        ):
             if limit > 0:
                 rows = connection.execute(
                     _LIST_DUE_SQLITE,
@@ -176,6 +191,8 @@ def _list_due_sqlite(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[
                         "endpoint_id": quota.endpoint_id,
                         "is_retry": is_retry,
                         "limit": limit,
+                        "after_at": after[0] if after else _BEFORE_ALL,
+                        "after_id": after[1] if after else "",
                         "held": held_json,
                     },
                 )
@@ -187,37 +204,45 @@ _COPY_DELIVERIES = "COPY deliveries (event_id, endpoint_id, id, workspace_id, ev
 _COPY_PENDING = "COPY pending_deliveries (event_id, endpoint_id, delivery_id) FROM STDIN"
 
 _DUE_COLUMNS = """
-p.delivery_id, p.endpoint_id, e.workspace_id, p.event_id, e.type, p.attempt_count, p.trigger, e.body
+p.delivery_id, p.endpoint_id, e.workspace_id, p.event_id, e.type, p.attempt_count, p.trigger, e.body,
+p.is_retry, p.next_attempt_at
 """
 
 _ONE_QUEUE = """
 (SELECT * FROM pending_deliveries
  WHERE endpoint_id = quota.endpoint_id AND is_retry = {is_retry}
-   AND next_attempt_at <= now() AND delivery_id <> ALL(string_to_array(:held, ','))
- ORDER BY next_attempt_at LIMIT quota.{limit})
+   AND next_attempt_at <= now() AND (next_attempt_at, event_id) > (quota.{after}_at, quota.{after}_id)
+   AND delivery_id <> ALL(string_to_array(%(held)s, ','))
+ ORDER BY next_attempt_at, event_id LIMIT quota.{limit})
 """
 
-_LIST_DUE = text(f"""
+_LIST_DUE = f"""
 SELECT {_DUE_COLUMNS}
-FROM unnest(string_to_array(:endpoint_ids, ','), string_to_array(:first_attempts, ',')::int[],
-            string_to_array(:retries, ',')::int[])
-         AS quota (endpoint_id, first_attempts, retries)
+FROM unnest(string_to_array(%(endpoint_ids)s, ','), string_to_array(%(first_attempts)s, ',')::int[],
+            string_to_array(%(retries)s, ',')::int[],
+            string_to_array(%(first_at)s, ',')::timestamptz[], string_to_array(%(first_id)s, ','),
+            string_to_array(%(retries_at)s, ',')::timestamptz[], string_to_array(%(retries_id)s, ','))
+         AS quota (endpoint_id, first_attempts, retries, first_at, first_id, retries_at, retries_id)
 CROSS JOIN LATERAL (
-    {_ONE_QUEUE.format(is_retry="false", limit="first_attempts")}
+    {_ONE_QUEUE.format(is_retry="false", limit="first_attempts", after="first")}
     UNION ALL
-    {_ONE_QUEUE.format(is_retry="true", limit="retries")}
+    {_ONE_QUEUE.format(is_retry="true", limit="retries", after="retries")}
 ) AS p
 JOIN events e ON e.id = p.event_id
-""")
+"""
 
-_LIST_DUE_SQLITE = text(f"""
+_LIST_DUE_SQLITE = (
+    text(f"""
 SELECT {_DUE_COLUMNS}
 FROM pending_deliveries p JOIN events e ON e.id = p.event_id
 WHERE p.endpoint_id = :endpoint_id AND p.is_retry = :is_retry
-  AND p.next_attempt_at <= {SQLITE_NOW}
+  AND p.next_attempt_at <= {SQLITE_NOW} AND (p.next_attempt_at, p.event_id) > (:after_at, :after_id)
   AND p.delivery_id NOT IN (SELECT value FROM json_each(:held))
-ORDER BY p.next_attempt_at LIMIT :limit
+ORDER BY p.next_attempt_at, p.event_id LIMIT :limit
 """)
+    .bindparams(bindparam("after_at", type_=UtcDateTime()))
+    .columns(is_retry=Boolean(), next_attempt_at=UtcDateTime())
+)
 
 _COPY_ATTEMPTS = f"COPY attempts ({', '.join(f.name for f in fields(NewAttempt))}) FROM STDIN"
 

@@ -47,7 +47,9 @@ class PendingDelivery(Base):
     """
 
     __tablename__ = "pending_deliveries"
-    __table_args__ = (Index("ix_pending_deliveries_due", "endpoint_id", "is_retry", "next_attempt_at"),)
+    __table_args__ = (
+        Index("ix_pending_deliveries_due", "endpoint_id", "is_retry", "next_attempt_at", "event_id"),
+    )
 
     event_id: Mapped[str] = mapped_column(IdText, primary_key=True)
     endpoint_id: Mapped[str] = mapped_column(IdText, primary_key=True)

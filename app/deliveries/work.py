@@ -58,6 +58,12 @@ class DueDelivery:
     attempt_count: int
     trigger: str
     body: bytes
+    is_retry: bool
+    next_attempt_at: datetime
+
+
+# Where a claim stopped: when its delivery is due, and its event's id.
+Position = tuple[datetime, str]
 
 
 @dataclass(slots=True)
@@ -67,3 +73,6 @@ class Quota:
     endpoint_id: str
     first_attempts: int
     retries: int
+    # Behind these nothing is held yet; None: from the start.
+    first_after: Position | None = None
+    retries_after: Position | None = None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.core.clock import now
 from app.core.signing import signing_key
 from app.deliveries.work import DueDelivery
 from app.endpoints.policy import Policy
@@ -54,7 +55,9 @@ def queue(rate_limited_until: datetime | None = None, *, active: bool = True, **
 
 
 def delivery(attempt_count: int = 0) -> DueDelivery:
-    return DueDelivery("dlv_1", "ep_1", "ws_1", "evt_1", "ping", attempt_count, "auto", b"{}")
+    return DueDelivery(
+        "dlv_1", "ep_1", "ws_1", "evt_1", "ping", attempt_count, "auto", b"{}", attempt_count > 0, now()
+    )
 
 
 def fill(filled: LocalQueue, first: int = 0, retries: int = 0) -> None:
@@ -63,8 +66,25 @@ def fill(filled: LocalQueue, first: int = 0, retries: int = 0) -> None:
             kind = "retry" if attempt_count else "first"
             delivery_id = f"{kind}{number}"
             filled.put(
-                DueDelivery(delivery_id, "ep_1", "ws_1", "evt_1", "ping", attempt_count, "auto", b"{}")
+                DueDelivery(
+                    delivery_id,
+                    "ep_1",
+                    "ws_1",
+                    "evt_1",
+                    "ping",
+                    attempt_count,
+                    "auto",
+                    b"{}",
+                    attempt_count > 0,
+                    now(),
+                )
             )
+
+
+def wanted(asked: LocalQueue, room: int) -> tuple[int, int]:
+    """Give how many first attempts and retries it would claim."""
+    quota = asked.wanted(room)
+    return (quota.first_attempts, quota.retries) if quota else (0, 0)
 
 
 def take_all(filled: LocalQueue) -> list[str]:
@@ -107,7 +127,7 @@ def test_without_configuration_nothing_goes_out():
     made = LocalQueue("ep_1", None)
     fill(made, first=1)
     assert made.take() is None
-    assert made.wanted(100) == (0, 0)
+    assert wanted(made, 100) == (0, 0)
 
 
 def test_a_paused_a_deleted_and_a_lost_queue_send_and_want_nothing():
@@ -120,7 +140,7 @@ def test_a_paused_a_deleted_and_a_lost_queue_send_and_want_nothing():
     for made in (paused, deleted, lost):
         fill(made, first=1)
         assert made.take() is None
-        assert made.wanted(100) == (0, 0)
+        assert wanted(made, 100) == (0, 0)
         assert [delivery.id for delivery in made.empty()] == ["first0"]
         assert not made.has_buffered
 
@@ -149,22 +169,22 @@ def test_alone_each_kind_has_all_slots():
 
 @pytest.mark.usefixtures("clock")
 def test_twice_the_cap_is_claimed_ahead_of_each_kind():
-    assert queue(max_in_flight=10).wanted(1000) == (20, 20)
+    assert wanted(queue(max_in_flight=10), 1000) == (20, 20)
 
 
 @pytest.mark.usefixtures("clock")
 def test_no_more_is_claimed_than_there_is_room_for():
-    assert queue(max_in_flight=10).wanted(25) == (20, 5)
-    assert queue(max_in_flight=10).wanted(5) == (5, 0)
+    assert wanted(queue(max_in_flight=10), 25) == (20, 5)
+    assert wanted(queue(max_in_flight=10), 5) == (5, 0)
 
 
 @pytest.mark.usefixtures("clock")
 def test_more_is_claimed_when_half_is_used_up():
     made = queue(max_in_flight=10)
     fill(made, first=11)
-    assert made.wanted(1000) == (0, 20)
+    assert wanted(made, 1000) == (0, 20)
     made.take()
-    assert made.wanted(1000) == (10, 20)
+    assert wanted(made, 1000) == (10, 20)
 
 
 def test_a_fast_endpoint_has_a_third_of_a_second_claimed_ahead(clock):
@@ -173,7 +193,29 @@ def test_a_fast_endpoint_has_a_third_of_a_second_claimed_ahead(clock):
         made.in_flight += 1
         made.finished(delivery())
     clock.seconds += 1
-    assert made.wanted(10_000)[0] == 300
+    assert wanted(made, 10_000)[0] == 300
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_claim_goes_on_where_one_that_got_all_it_asked_for_stopped():
+    made = queue(max_in_flight=1)
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert (quota.first_attempts, quota.retries) == (2, 2)
+    assert (quota.first_after, quota.retries_after) == (None, None)
+    early, late = now(), now() + timedelta(seconds=1)
+    due = [
+        DueDelivery(f"dlv_{number}", "ep_1", "ws_1", event_id, "ping", 0, "auto", b"{}", False, moment)
+        for number, (moment, event_id) in enumerate([(early, "evt_2"), (early, "evt_1"), (late, "evt_0")])
+    ]
+    made.claimed(quota, due[:2])
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert (quota.first_after, quota.retries_after) == ((early, "evt_2"), None)
+    made.claimed(quota, [due[2]])  # fewer than asked: from the start again
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert quota.first_after is None
 
 
 # --- the rate limit

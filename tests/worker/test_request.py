@@ -36,7 +36,18 @@ def request_of(*, attempt_count: int = 0, trigger: str = "auto", **target: Any) 
         "version": MOMENT,
         **target,
     }
-    delivery = DueDelivery("dlv_1", "ep_1", "ws_1", "evt_1", "message.read", attempt_count, trigger, BODY)
+    delivery = DueDelivery(
+        "dlv_1",
+        "ep_1",
+        "ws_1",
+        "evt_1",
+        "message.read",
+        attempt_count,
+        trigger,
+        BODY,
+        attempt_count > 0,
+        MOMENT,
+    )
     return build(LocalQueue("ep_1", None), delivery, Target(**fields), MOMENT)
 
 
@@ -115,8 +126,9 @@ def test_a_success_is_recorded_whole():
     assert attempt.url == "https://hooks.example.com/in?a=1"
     assert orjson.loads(attempt.response_headers) == [["Server", "x"], ["Server", "y"]]
     assert (attempt.response_body, attempt.response_truncated) == (b"\xff", True)
-    assert (outcome.delivery_id, outcome.status, outcome.attempt_count, outcome.retry_in_seconds) == (
-        *("dlv_1", DeliveryStatus.SUCCEEDED),
+    assert (outcome.event_id, outcome.endpoint_id) == ("evt_1", "ep_1")
+    assert (outcome.trigger, outcome.status, outcome.attempt_count, outcome.retry_in_seconds) == (
+        *(attempt.trigger, DeliveryStatus.SUCCEEDED),
         *(3, None),
     )
 

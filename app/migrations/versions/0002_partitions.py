@@ -107,7 +107,9 @@ def _create() -> None:
         sa.PrimaryKeyConstraint("event_id", "endpoint_id", name="pk_pending_deliveries"),
     )
     op.create_index(
-        "ix_pending_deliveries_due", "pending_deliveries", ["endpoint_id", "is_retry", "next_attempt_at"]
+        "ix_pending_deliveries_due",
+        "pending_deliveries",
+        ["endpoint_id", "is_retry", "next_attempt_at", "event_id"],
     )
     op.create_table(
         "attempts",
