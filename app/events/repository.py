@@ -221,10 +221,11 @@ WITH RECURSIVE waiting AS (
     SELECT workspace_id, ceil(CAST(:limit AS int) / (count(*) OVER ())::float)::int AS count
     FROM (SELECT workspace_id FROM waiting WHERE workspace_id IS NOT NULL LIMIT :limit) AS these
 )
-DELETE FROM fan_outs USING share CROSS JOIN LATERAL (
-    SELECT workspace_id, event_id FROM fan_outs WHERE workspace_id = share.workspace_id
-    ORDER BY event_id LIMIT share.count FOR UPDATE SKIP LOCKED
-) AS claimed
-WHERE fan_outs.workspace_id = claimed.workspace_id AND fan_outs.event_id = claimed.event_id
-RETURNING fan_outs.workspace_id, fan_outs.event_id, fan_outs.event_type
+DELETE FROM fan_outs WHERE ctid = ANY(ARRAY(
+    SELECT claimed.ctid FROM share CROSS JOIN LATERAL (
+        SELECT ctid FROM fan_outs WHERE workspace_id = share.workspace_id
+        ORDER BY event_id LIMIT share.count FOR UPDATE SKIP LOCKED
+    ) AS claimed
+))
+RETURNING workspace_id, event_id, event_type
 """)
