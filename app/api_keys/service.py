@@ -14,7 +14,7 @@ from app.core.pagination import Page, PageRequest, page_of
 from app.core.unit_of_work import UnitOfWork
 
 ALL_SCOPES = "*"
-RESOURCES = ("api_keys", "events", "event_types", "endpoints", "deliveries")
+RESOURCES = ("api_keys", "events", "event_types", "endpoints", "deliveries", "audit_log")
 SCOPES = (ALL_SCOPES, *(f"{resource}:{action}" for resource in RESOURCES for action in ("read", "write")))
 
 _USE_NOTED_EVERY = timedelta(minutes=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from app.core.actor import SYSTEM
 from app.core.crypto import KeyedHash, SecretBox
 from app.core.database import Database
 from app.core.doorbell import CeleryDoorbell, Doorbell
@@ -62,6 +63,7 @@ class UnitOfWork:
 
     def __init__(self, resources: Resources, *, write: bool = True, one_write: bool = False) -> None:
         self.resources = resources
+        self.actor = SYSTEM  # whoever opens the transaction says who is behind it
         self.is_sqlite = resources.database.is_sqlite
         self._bind = resources.database.bind(write=write, one_write=one_write)
         self._connection: Connection | None = None

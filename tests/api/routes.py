@@ -36,6 +36,7 @@ SCOPES = {
     ("GET", "/v1/deliveries"): "deliveries:read",
     ("GET", "/v1/deliveries/<delivery_id>"): "deliveries:read",
     ("GET", "/v1/attempts/<attempt_id>"): "deliveries:read",
+    ("GET", "/v1/audit-log"): "audit_log:read",
 }
 
 MISSING = {
