@@ -22,6 +22,7 @@ from app.rest import context
 from app.rest.blueprint import DEFAULT_BODY_BYTES, PUBLIC
 from app.rest.context import Credential
 from app.rest.parser import check_length
+from config.logging import redact
 
 log = structlog.get_logger()
 
@@ -125,7 +126,9 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
     def begin() -> None:
         g.started = time.perf_counter()
         offered = request.headers.get("X-Request-Id", "")
-        g.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(12)
+        # It is logged, and kept in the audit log: a key that went into the wrong header must not be.
+        usable = _REQUEST_ID.fullmatch(offered) and redact(offered) == offered
+        g.request_id = offered if usable else secrets.token_hex(12)
         if request.endpoint is None:
             return
         view: Any = app.view_functions[request.endpoint]
