@@ -229,6 +229,7 @@ def _transaction() -> "Iterator[UnitOfWork]":
     import structlog
 
     from app import migrations
+    from app.core.actor import Actor
     from app.core.unit_of_work import open_resources
     from config.settings import load_settings
 
@@ -248,6 +249,7 @@ def _transaction() -> "Iterator[UnitOfWork]":
                 "The database does not have this version's schema. Run: ./botbat migrate"
             )
         with resources.transaction() as uow:
+            uow.actor = Actor("cli")
             yield uow
     finally:
         resources.close()

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from app.core import idempotency, json_body, problems
+from app.core.actor import Actor
 from app.core.errors import AppError, BadRequest, NotFound, Unavailable
 from app.core.unit_of_work import UnitOfWork
 from app.rest import context
@@ -198,6 +199,7 @@ def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
     g.credential = authenticate(scope)
     if not small and request.method not in context.READING:
         context.close_uow()
+    context.act_as(Actor("api_key", g.credential.key_id, request.remote_addr, g.request_id))
 
 
 def _problem(error: AppError) -> Response:
