@@ -12,6 +12,7 @@ from app.core.crypto import KeyedHash, SecretBox
 from app.core.database import Database
 from app.core.doorbell import CeleryDoorbell, Doorbell
 from app.core.egress_policy import EgressPolicy, parse_dev_origin
+from app.core.rate_limit import FailureLimiter, RequestCounter
 from config.settings import Settings
 from config.wire import TaskName
 
@@ -26,6 +27,8 @@ class Resources:
     secret_box: SecretBox
     key_hash: KeyedHash
     egress_policy: EgressPolicy
+    request_counter: RequestCounter
+    failed_keys: FailureLimiter
 
     @contextmanager
     def transaction(self, *, write: bool = True) -> Iterator["UnitOfWork"]:
@@ -55,6 +58,8 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
             deny_cidrs=settings.egress_deny_cidrs,
             dev_origins=frozenset(parse_dev_origin(origin) for origin in settings.dev_origins),
         ),
+        request_counter=RequestCounter(settings),
+        failed_keys=FailureLimiter(settings.failed_key_limit),
     )
 
 
@@ -66,6 +71,8 @@ class UnitOfWork:
         self.actor = SYSTEM  # whoever opens the transaction says who is behind it
         self.is_sqlite = resources.database.is_sqlite
         self._bind = resources.database.bind(write=write, one_write=one_write)
+        # Others may wait for it to end. On PostgreSQL what only reads, or writes once, has no transaction at all.
+        self.holds_locks = write and (self.is_sqlite or not one_write)
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._rings: dict[tuple[TaskName, float], None] = {}
