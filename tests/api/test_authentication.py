@@ -11,6 +11,7 @@ from app.api_keys import tokens
 from app.core.clock import now
 from app.core.unit_of_work import open_resources
 from app.web import create_app
+from bench.wire import round_trips
 from tests.api.routes import PUBLIC, SCOPES, path_of
 from tests.api.steps import age_key, another_key, record_statements, with_key
 from tests.conftest import Api
@@ -329,16 +330,11 @@ def test_authentication_costs_one_read(api, resources):
     assert all(statement.startswith("SELECT") and "FROM api_keys" in statement for statement in statements)
 
 
-def test_authentication_costs_one_round_trip(api, resources, tmp_path):
+def test_authentication_costs_one_round_trip(api, resources):
     if resources.database.is_sqlite:
         pytest.skip("SQLite has no wire")
     api.get(FREE)  # notes the use of the key
-    trace = tmp_path / "trace"
-    with resources.database.engine.connect() as connection:
-        driver: Any = connection.connection.driver_connection  # the pool's only one so far
-    with trace.open("w") as file:
-        driver.pgconn.trace(file.fileno())
+    with round_trips(resources.database) as counted:
         for _ in range(3):
             assert api.get(FREE).status_code == 200
-        driver.pgconn.untrace()
-    assert trace.read_text().count("\tReadyForQuery\t") == 3
+    assert counted() == 3
