@@ -18,19 +18,34 @@ api_keys = ApiBlueprint("api_keys", "/v1/api-keys", "Credentials of this API.")
 
 
 def authenticate(scope: str) -> Credential:
-    """Give the credential of the current request; raises the 401 and 403 errors of the service."""
+    """Give the credential of the current request.
+
+    Raises the 401 and 403 errors of the service, and `RateLimited` in place of `InvalidApiKey` for an address that
+    has sent too many keys which are none. One that was revoked or has expired is always told so.
+    """
     presented = request.headers.getlist("Authorization")
     if not presented:
         raise MissingApiKey
-    scheme, _, key = presented[0].partition(" ")
-    if len(presented) > 1 or scheme.lower() != "bearer":
-        raise InvalidApiKey("Send one `Authorization: Bearer <your API key>` header.")
-    credential = service.authenticate(context.uow(), key=key.strip(), address=request.remote_addr or "")
+    failed_keys, attempt = context.resources().failed_keys, (request.remote_addr or "", ",".join(presented))
+    failed_keys.refuse_again(*attempt)
+    try:
+        credential = _authenticate(presented)
+    except InvalidApiKey as error:
+        if error.code == InvalidApiKey.code:
+            failed_keys.note(*attempt)
+        raise
     # Before the scope is looked at: a key that lacks one has been used all the same.
     g.credential = credential
     if not credential.allows(scope):
         raise InsufficientScope(scope)
     return credential
+
+
+def _authenticate(presented: list[str]) -> Credential:
+    scheme, _, key = presented[0].partition(" ")
+    if len(presented) > 1 or scheme.lower() != "bearer":
+        raise InvalidApiKey("Send one `Authorization: Bearer <your API key>` header.")
+    return service.authenticate(context.uow(), key=key.strip(), address=request.remote_addr or "")
 
 
 def note_use(uow: UnitOfWork, credential: Any) -> None:

@@ -89,6 +89,7 @@ class Credential:
     key_id: str
     workspace_id: str
     scopes: frozenset[str]
+    rate_limit: int  # requests per second
     note_use_at: datetime | None  # set when this use is due to be noted
 
     @property
@@ -115,7 +116,8 @@ def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
     if row.allowed_cidrs and not _in_any(address, row.allowed_cidrs):
         raise IpNotAllowed
     due = row.last_used_at is None or row.last_used_at <= row.now - _USE_NOTED_EVERY
-    return Credential(row.id, row.workspace_id, frozenset(row.scopes), row.now if due else None)
+    rate_limit = uow.resources.settings.rate_limit
+    return Credential(row.id, row.workspace_id, frozenset(row.scopes), rate_limit, row.now if due else None)
 
 
 def note_use(uow: UnitOfWork, *, credential: Credential, address: str) -> None:

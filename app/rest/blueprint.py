@@ -83,7 +83,10 @@ def _document(doc: dict[str, Any], info: dict[str, Any], *, method: str, **_kw: 
     rules = info["rules"]
     statuses = []
     if rules["scope"] != PUBLIC:
-        statuses += [401, 403, 503]
+        # Those that the view declares; a string is the name of a component.
+        for answer in (each for each in doc["responses"].values() if isinstance(each, dict)):
+            answer["headers"] = {"RateLimit-Policy": "RateLimitPolicy", "RateLimit": "RateLimit"}
+        statuses += [401, 403, 429, 503]
         doc["x-required-scope"] = rules["scope"]
         statuses.append(400)
         if method == "get":

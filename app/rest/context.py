@@ -23,6 +23,10 @@ class Credential(Protocol):
         """Whose objects the request sees."""
 
     @property
+    def rate_limit(self) -> int:
+        """How many requests a second the key may make."""
+
+    @property
     def use_is_due(self) -> bool:
         """Whether this use has to be noted."""
 

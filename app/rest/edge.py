@@ -19,7 +19,7 @@ from app.core import idempotency, json_body, problems
 from app.core.actor import Actor
 from app.core.errors import AppError, BadRequest, NotFound, Unavailable
 from app.core.unit_of_work import UnitOfWork
-from app.rest import context
+from app.rest import context, rate_limit
 from app.rest.blueprint import DEFAULT_BODY_BYTES, PUBLIC
 from app.rest.context import Credential
 from app.rest.parser import check_length
@@ -153,6 +153,8 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
             except SQLAlchemyError as error:
                 # Knowing when a key was used last is not worth failing the request for.
                 log.warning("api_key.note_use_failed", error=type(error).__name__)
+        if credential is not None:
+            rate_limit.describe(response, credential)
         response.headers["X-Request-Id"] = g.request_id
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -188,8 +190,9 @@ def _refuse_nul() -> None:
 
 
 def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
-    """Find out who asks, with no transaction open while a body is on its way: on SQLite it would hold up all writers.
+    """Find out who asks, and count it.
 
+    No transaction is open while a body or Redis's answer is on its way: on SQLite it would hold up all writers.
     What is small is read before the key is looked at; what is large after it was found good, in its own transaction.
     """
     length = request.content_length
@@ -197,9 +200,10 @@ def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
     if small and length:
         request.get_data(cache=True)
     g.credential = authenticate(scope)
-    if not small and request.method not in context.READING:
+    if context.uow().holds_locks or (not small and request.method not in context.READING):
         context.close_uow()
     context.act_as(Actor("api_key", g.credential.key_id, request.remote_addr, g.request_id))
+    rate_limit.spend(g.credential)
 
 
 def _problem(error: AppError) -> Response:
