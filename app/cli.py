@@ -189,15 +189,19 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
 @_command(cli, "test", context_settings=_PASS_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def test(arguments: tuple[str, ...]) -> None:
-    """Run the tests; ARGUMENTS go to pytest."""
-    from app.processes import Command
+    """Run the tests, all of them on every core; ARGUMENTS go to pytest."""
+    from app.processes import ROOT, Command
     from config.settings import process_environment
 
     # The tests choose their settings: those of a running service are not theirs.
     environment = {
         name: value for name, value in process_environment().items() if not _OUR_SETTINGS.match(name)
     }
-    _become(Command([sys.executable, "-m", "pytest", *arguments], environment))
+    chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
+    # A file's tests stay together, since some share processes that take seconds to start; in the order of their names,
+    # which has the longest ones well before the end.
+    everywhere = () if chosen else ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+    _become(Command([sys.executable, "-m", "pytest", *everywhere, *arguments], environment))
 
 
 @_command(cli, "check")

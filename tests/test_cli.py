@@ -276,6 +276,21 @@ def test_processes_get_what_is_typed_after_them(run, became, arguments, expected
     assert [word for word in argv if word in expected] == expected
 
 
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["-k", "keys"]])
+def test_all_tests_run_on_every_core(run, became, arguments):
+    run("test", *arguments)
+    assert became[0][became[0].index("-n") :][:2] == ["-n", "auto"]
+    assert became[0][len(became[0]) - len(arguments) :] == arguments
+
+
+@pytest.mark.parametrize(
+    "chosen", ["tests/test_cli.py", "tests/api", "tests/test_cli.py::test_people_get_lines"]
+)
+def test_chosen_tests_run_in_one_process(run, became, chosen):
+    run("test", "-x", chosen)
+    assert became[0][-3:] == ["pytest", "-x", chosen]
+
+
 def test_a_process_is_not_started_with_a_wrong_configuration(run, became, monkeypatch):
     monkeypatch.setenv("PORT", "0")
     code, _out, err = run("web")
