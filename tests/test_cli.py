@@ -13,6 +13,8 @@ from app import cli, migrations
 from app.api_keys import service as api_keys
 from app.api_keys.models import ApiKey
 from app.api_keys.service import SCOPES
+from app.audit import service as audit
+from app.core.pagination import PageRequest
 from app.development import checks
 from app.development.dev_file import DevFile
 from app.events.models import Event
@@ -100,6 +102,13 @@ def test_a_workspace_comes_with_a_key_that_works(workspace, resources):
         workspace["workspace_id"],
         workspace["api_key_id"],
     )
+
+
+def test_what_is_changed_here_is_recorded_as_the_command_lines_doing(workspace, resources):
+    with resources.transaction() as uow:
+        entries = audit.list_entries(uow, workspace_id=workspace["workspace_id"], page=PageRequest()).items
+    assert entries[-1]["action"] == "workspace.created"
+    assert all(entry["actor"] == {"type": "cli", "id": None} for entry in entries)
 
 
 def test_people_get_lines(run, settings):

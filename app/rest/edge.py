@@ -200,9 +200,9 @@ def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
     if small and length:
         request.get_data(cache=True)
     g.credential = authenticate(scope)
+    context.act_as(Actor("api_key", g.credential.key_id, request.remote_addr, g.request_id))
     if context.uow().holds_locks or (not small and request.method not in context.READING):
         context.close_uow()
-    context.act_as(Actor("api_key", g.credential.key_id, request.remote_addr, g.request_id))
     rate_limit.spend(g.credential)
 
 
