@@ -20,6 +20,7 @@ class TaskName(StrEnum):
     DELIVERIES_PUMP = "deliveries.pump"
     DELIVERIES_SWEEP = "deliveries.sweep"
     DELIVERIES_REQUEUE = "deliveries.requeue"
+    API_KEYS_EXPIRE = "api_keys.expire"
     IDEMPOTENCY_PRUNE = "idempotency.prune"
 
     @property

@@ -31,9 +31,12 @@ class Resources:
     failed_keys: FailureLimiter
 
     @contextmanager
-    def transaction(self, *, write: bool = True) -> Iterator["UnitOfWork"]:
-        """Run a block as one transaction: committed at its end, rolled back when it raises."""
-        uow = UnitOfWork(self, write=write)
+    def transaction(self, *, write: bool = True, hurried: bool = False) -> Iterator["UnitOfWork"]:
+        """Run a block as one transaction: committed at its end, rolled back when it raises.
+
+        `hurried` is for what is not worth waiting for: on SQLite it fails when others write for longer than an instant.
+        """
+        uow = UnitOfWork(self, write=write, hurried=hurried)
         try:
             yield uow
             uow.commit()
@@ -66,11 +69,13 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
 class UnitOfWork:
     """What a service works with: one transaction, and `ring` for what is to happen after its commit."""
 
-    def __init__(self, resources: Resources, *, write: bool = True, one_write: bool = False) -> None:
+    def __init__(
+        self, resources: Resources, *, write: bool = True, one_write: bool = False, hurried: bool = False
+    ) -> None:
         self.resources = resources
         self.actor = SYSTEM  # whoever opens the transaction says who is behind it
         self.is_sqlite = resources.database.is_sqlite
-        self._bind = resources.database.bind(write=write, one_write=one_write)
+        self._bind = resources.database.bind(write=write, one_write=one_write, hurried=hurried)
         # Others may wait for it to end. On PostgreSQL what only reads, or writes once, has no transaction at all.
         self.holds_locks = write and (self.is_sqlite or not one_write)
         self._connection: Connection | None = None

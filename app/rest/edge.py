@@ -148,7 +148,7 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
         credential = g.get("credential")
         if credential is not None and credential.use_is_due:
             try:
-                with context.resources().transaction() as uow:
+                with context.resources().transaction(hurried=True) as uow:
                     note_use(uow, credential)
             except SQLAlchemyError as error:
                 # Knowing when a key was used last is not worth failing the request for.
