@@ -61,10 +61,27 @@ def _print(answer: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer))
         return
+    if "data" in answer:
+        _print_table(answer["data"])
+        return
     width = max(map(len, answer))
     for name, value in answer.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name:<{width}}  {'' if shown is None else shown}".rstrip())
+        print(f"{name:<{width}}  {_shown(value)}".rstrip())
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    lines = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 @_command(workspaces, "create")
@@ -85,8 +102,9 @@ def create_workspace(name: str) -> dict[str, Any]:
 @click.option("--name", required=True)
 @click.option("--expires-in-days", type=int, metavar="DAYS")
 @click.option("--scope", "scopes", multiple=True, help="May be given several times; none means all.")
+@click.option("--rate-limit", type=click.IntRange(1, 1_000_000), metavar="N", help="Requests per second.")
 def create_key(
-    workspace: str, name: str, expires_in_days: int | None, scopes: tuple[str, ...]
+    workspace: str, name: str, expires_in_days: int | None, scopes: tuple[str, ...], rate_limit: int | None
 ) -> dict[str, Any]:
     """Make an API key, which is shown only now."""
     from app.api_keys import service
@@ -96,9 +114,66 @@ def create_key(
     wanted = _loaded(ApiKeyRequest(), asked)
     with _transaction() as uow:
         _require_workspace(uow, workspace)
-        row, key = service.create(uow, workspace_id=workspace, **wanted)
+        row, key = service.create(uow, workspace_id=workspace, rate_limit_per_second=rate_limit, **wanted)
         shown: dict[str, Any] = CreatedApiKey().dump(service.view(uow, row) | {"key": key})
     return shown
+
+
+@_command(keys, "list")
+@click.option("--workspace", required=True, metavar="ID", help="Whose keys.")
+def list_keys(workspace: str) -> dict[str, Any]:
+    """List all API keys of a workspace, newest first."""
+    from app.api_keys import service
+    from app.api_keys.models import KeyStatus
+    from app.api_keys.schemas import ApiKeyObject
+    from app.core.pagination import MAX_LIMIT, PageRequest
+
+    shown: list[dict[str, Any]] = []
+    with _transaction() as uow:
+        _require_workspace(uow, workspace)
+        page = PageRequest(MAX_LIMIT)
+        while True:
+            found = service.list_keys(uow, workspace_id=workspace, page=page, statuses=list(KeyStatus))
+            shown += ApiKeyObject(many=True).dump(found.items)
+            if found.next_cursor is None:
+                return {"data": shown}
+            page = PageRequest(MAX_LIMIT, before=found.items[-1]["id"])
+
+
+@_command(keys, "revoke")
+@click.argument("key_id", metavar="ID")
+@click.option("--workspace", required=True, metavar="ID", help="Whose key it is.")
+def revoke_key(key_id: str, workspace: str) -> dict[str, Any]:
+    """Revoke an API key, at once and for good."""
+    from app.api_keys import service
+    from app.api_keys.schemas import ApiKeyObject
+
+    with _transaction() as uow:
+        shown: dict[str, Any] = ApiKeyObject().dump(
+            service.revoke(uow, workspace_id=workspace, key_id=key_id)
+        )
+    return shown
+
+
+@_command(keys, "rehash-report")
+def rehash_report() -> dict[str, Any]:
+    """Tell how many active API keys are hashed under each of BOTBAT_ENCRYPTION_KEYS.
+
+    A key is hashed anew, under the first of them, when it is used. One that is under a key which is not configured
+    (any more) is unknown.
+    """
+    from app.api_keys import service
+
+    with _transaction() as uow:
+        configured = uow.resources.key_hash.key_ids
+        counts = service.count_active_by_pepper_in_all_workspaces(uow)
+    states = dict.fromkeys(configured, "old") | {configured[0]: "current"}
+    return {
+        "data": [
+            {"encryption_key": key_id, "state": states.get(key_id, "missing"), "active_api_keys": count}
+            for key_id, count in counts.items()
+        ]
+    }
 
 
 @_command(events, "publish")
@@ -189,15 +264,19 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
 @_command(cli, "test", context_settings=_PASS_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def test(arguments: tuple[str, ...]) -> None:
-    """Run the tests; ARGUMENTS go to pytest."""
-    from app.processes import Command
+    """Run the tests, all of them on every core; ARGUMENTS go to pytest."""
+    from app.processes import ROOT, Command
     from config.settings import process_environment
 
     # The tests choose their settings: those of a running service are not theirs.
     environment = {
         name: value for name, value in process_environment().items() if not _OUR_SETTINGS.match(name)
     }
-    _become(Command([sys.executable, "-m", "pytest", *arguments], environment))
+    chosen = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
+    # A file's tests stay together, since some share processes that take seconds to start; in the order of their names,
+    # which has the longest ones well before the end.
+    everywhere = () if chosen else ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+    _become(Command([sys.executable, "-m", "pytest", *everywhere, *arguments], environment))
 
 
 @_command(cli, "check")
@@ -229,6 +308,7 @@ def _transaction() -> "Iterator[UnitOfWork]":
     import structlog
 
     from app import migrations
+    from app.core.actor import Actor
     from app.core.unit_of_work import open_resources
     from config.settings import load_settings
 
@@ -248,6 +328,7 @@ def _transaction() -> "Iterator[UnitOfWork]":
                 "The database does not have this version's schema. Run: ./botbat migrate"
             )
         with resources.transaction() as uow:
+            uow.actor = Actor("cli")
             yield uow
     finally:
         resources.close()

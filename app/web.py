@@ -3,6 +3,7 @@
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from app.api_keys.routes import api_keys, authenticate, note_use
+from app.audit.routes import audit_log
 from app.core.doorbell import BackgroundDoorbell, CeleryDoorbell
 from app.core.unit_of_work import Resources, open_resources
 from app.deliveries.routes import deliveries
@@ -33,7 +34,7 @@ def create_app(resources: Resources | None = None) -> edge.Application:
         for name, entry in BUILT_IN.items()
     }
     api = openapi.install(app, webhooks, VERSION)
-    for blueprint in (api_keys, events, event_types, endpoints, deliveries, meta):
+    for blueprint in (api_keys, events, event_types, endpoints, deliveries, audit_log, meta):
         api.register_blueprint(blueprint)
     app.register_blueprint(system)
     return app

@@ -4,13 +4,11 @@
 """
 
 import argparse
-import http.client
 import json
-import threading
 import time
-from dataclasses import dataclass
 
 from bench import cpu
+from bench.load import Request, repeat
 from bench.stage import free_port, stage, web
 
 BODY_BYTES = 1024
@@ -32,47 +30,17 @@ def main() -> None:
             ("single", "/v1/events", event, 1),
             ("batch", "/v1/events/batch", {"events": [event] * 1000}, 1000),
         ):
-            target = _Target(port, path, json.dumps(body).encode(), prepared.api_key)
-            _measure(target, 1, 2)  # warm up
+            headers = {"Authorization": f"Bearer {prepared.api_key}", "Content-Type": "application/json"}
+            target = Request(port, "POST", path, 202, headers, json.dumps(body).encode())
+            repeat(target, 1, 2)  # warm up
             before, started = cpu.snapshot("redis-server"), time.monotonic()
-            requests = _measure(target, arguments.seconds, arguments.connections)
+            requests = repeat(target, arguments.seconds, arguments.connections)
             seconds, used = time.monotonic() - started, cpu.between(before, cpu.snapshot("redis-server"))
             count = requests * events
             print(
                 f"{name:10}{count / seconds:>12,.0f}"
                 f"{used['web'] / count * 1000:>32.3f} + {used['database'] / count * 1000:.3f}"
             )
-
-
-@dataclass(frozen=True)
-class _Target:
-    port: int
-    path: str
-    body: bytes
-    api_key: str
-
-
-def _measure(target: _Target, seconds: float, connections: int) -> int:
-    done = [0] * connections
-    deadline = time.monotonic() + seconds
-
-    def publish(index: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", target.port)
-        headers = {"Authorization": f"Bearer {target.api_key}", "Content-Type": "application/json"}
-        while time.monotonic() < deadline:
-            connection.request("POST", target.path, target.body, headers)
-            answer = connection.getresponse()
-            answer.read()
-            assert answer.status == 202, answer.status  # noqa: PLR2004 - accepted
-            done[index] += 1
-        connection.close()
-
-    threads = [threading.Thread(target=publish, args=(index,)) for index in range(connections)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(done)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from app.development.broker import configure
 from app.migrations import migrate
 from app.workspaces import service as workspaces
 from config.settings import load_settings
+from config.values import MAX_RATE_LIMIT
 from config.wire import TaskName
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +98,7 @@ def stage() -> Iterator[Stage]:
             ("BOTBAT_DEV_ORIGINS", f"https://localhost:{port}"),
             ("BOTBAT_CA_FILE", str(ca_file)),
             ("BOTBAT_LOG_LEVEL", "WARNING"),
+            ("BOTBAT_RATE_LIMIT", str(MAX_RATE_LIMIT)),
         ):
             os.environ[name] = value  # noqa: TID251 - see above
         given = os.environ.get("DATABASE_URL", "")  # noqa: TID251 - see above

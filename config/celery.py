@@ -49,6 +49,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
                 (TaskName.DELIVERIES_SWEEP, 5.0),
                 (TaskName.DELIVERIES_REQUEUE, 60.0),
                 (TaskName.ENDPOINTS_FORGET_SECRETS, 3600.0),
+                (TaskName.API_KEYS_EXPIRE, 60.0),
                 (TaskName.IDEMPOTENCY_PRUNE, 3600.0),
             )
         },

@@ -18,7 +18,7 @@ from environs import EnvError, FileAwareEnv
 from marshmallow.validate import OneOf, Range
 
 from config import values
-from config.values import ENCRYPTION_KEY_BYTES, MAX_PORT, Network
+from config.values import ENCRYPTION_KEY_BYTES, MAX_PORT, MAX_RATE_LIMIT, Network
 
 _T = TypeVar("_T")
 _OUR_PATHS = re.compile(r"BOTBAT_DATA_DIR|(BOTBAT_\w+|DATABASE_URL|BROKER_URL|FLOWER_\w+)_FILE")
@@ -47,6 +47,8 @@ class Settings:
     web_processes: int
     web_threads: int
     trusted_proxies: int
+    rate_limit: int
+    failed_key_limit: int
     pumps: int
     sender_connections: int
     dev_origins: tuple[str, ...]
@@ -85,6 +87,8 @@ class Settings:
             "web_processes": self.web_processes,
             "web_threads": self.web_threads,
             "trusted_proxies": self.trusted_proxies,
+            "rate_limit": self.rate_limit,
+            "failed_key_limit": self.failed_key_limit,
             "pumps": self.pumps,
             "sender_connections": self.sender_connections,
             "dev_origins": list(self.dev_origins),
@@ -116,6 +120,8 @@ def load_settings() -> Settings:
     web_processes = env.int("WEB_PROCESSES", 2, validate=Range(1, 256))
     web_threads = env.int("WEB_THREADS", 4, validate=Range(1, 256))
     trusted_proxies = env.int("BOTBAT_TRUSTED_PROXIES", 0, validate=Range(0, 10))
+    rate_limit = env.int("BOTBAT_RATE_LIMIT", 1000, validate=Range(1, MAX_RATE_LIMIT))
+    failed_key_limit = env.int("BOTBAT_FAILED_KEY_LIMIT", 300, validate=Range(1, MAX_RATE_LIMIT))
     pumps = env.int("BOTBAT_PUMPS", os.cpu_count() or 1, validate=Range(1, 256))
     sender_connections = env.int("BOTBAT_SENDER_CONNECTIONS", 400, validate=Range(1, 10_000))
     dev_origins = _each(env, "BOTBAT_DEV_ORIGINS", values.dev_origin, errors)
@@ -168,6 +174,8 @@ def load_settings() -> Settings:
         web_processes=web_processes,
         web_threads=web_threads,
         trusted_proxies=trusted_proxies,
+        rate_limit=rate_limit,
+        failed_key_limit=failed_key_limit,
         pumps=1 if checked_url.startswith("sqlite") else pumps,
         sender_connections=sender_connections,
         dev_origins=dev_origins,

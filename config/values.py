@@ -10,6 +10,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENCRYPTION_KEY_BYTES = 32
 MAX_PORT = 65535
+MAX_RATE_LIMIT = 1_000_000
 _IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _DEV_ORIGIN = re.compile(r"https://(?:localhost|127\.0\.0\.1|\[::1\])(?::(\d{1,5}))?", re.ASCII)
 # Of a user's name or password, whatever has a meaning in a URL is percent-encoded; control characters are refused.

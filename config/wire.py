@@ -21,6 +21,7 @@ class TaskName(StrEnum):
     DELIVERIES_SWEEP = "deliveries.sweep"
     DELIVERIES_REQUEUE = "deliveries.requeue"
     ENDPOINTS_FORGET_SECRETS = "endpoints.forget_secrets"
+    API_KEYS_EXPIRE = "api_keys.expire"
     IDEMPOTENCY_PRUNE = "idempotency.prune"
 
     @property

@@ -10,14 +10,17 @@ import pytest
 import structlog
 
 from app import cli, migrations
-from app.api_keys import service as api_keys
+from app.api_keys import authentication
 from app.api_keys.models import ApiKey
 from app.api_keys.service import SCOPES
+from app.audit import service as audit
+from app.core.pagination import PageRequest
 from app.development import checks
 from app.development.dev_file import DevFile
 from app.events.models import Event
 from app.workspaces.models import Workspace
 from config.settings import write_private
+from tests.conftest import ENCRYPTION_KEYS
 
 
 @pytest.fixture
@@ -95,11 +98,18 @@ def test_a_workspace_comes_with_a_key_that_works(workspace, resources):
     assert workspace.keys() == {"workspace_id", "api_key", "api_key_id", "name"}
     with resources.transaction() as uow:
         assert uow.session.get(Workspace, workspace["workspace_id"]).name == "Acme"
-        credential = api_keys.authenticate(uow, key=workspace["api_key"], address="127.0.0.1")
+        credential = authentication.authenticate(uow, key=workspace["api_key"], address="127.0.0.1")
     assert (credential.workspace_id, credential.key_id) == (
         workspace["workspace_id"],
         workspace["api_key_id"],
     )
+
+
+def test_what_is_changed_here_is_recorded_as_the_command_lines_doing(workspace, resources):
+    with resources.transaction() as uow:
+        entries = audit.list_entries(uow, workspace_id=workspace["workspace_id"], page=PageRequest()).items
+    assert entries[-1]["action"] == "workspace.created"
+    assert all(entry["actor"] == {"type": "cli", "id": None} for entry in entries)
 
 
 def test_people_get_lines(run, settings):
@@ -143,6 +153,64 @@ def test_a_key_that_cannot_be_is_refused(run, workspace, options, pointer):
     error = json.loads(out)["error"]
     assert error["code"] == "invalid_request"
     assert {fault["pointer"] for fault in error["errors"]} == {pointer}
+
+
+def test_a_key_can_have_a_rate_limit_of_its_own(run, run_json, workspace, resources):
+    arguments = ["keys", "create", "--workspace", workspace["workspace_id"], "--name", "CI", "--rate-limit"]
+    made = run_json(*arguments, "50")
+    with resources.transaction() as uow:
+        assert uow.session.get(ApiKey, made["id"]).rate_limit_per_second == 50
+        credential = authentication.authenticate(uow, key=made["key"], address="127.0.0.1")
+    assert credential.rate_limit == 50
+    for limit in ("0", "-1", "1.5", "many", "1000001"):
+        assert run(*arguments, limit)[0] == 1
+
+
+def test_all_keys_are_listed(run, run_json, workspace, monkeypatch):
+    monkeypatch.setattr("app.core.pagination.MAX_LIMIT", 2)
+    ids = [workspace["api_key_id"]]
+    for number in range(4):
+        arguments = ("--workspace", workspace["workspace_id"], "--name", str(number))
+        ids.append(run_json("keys", "create", *arguments)["id"])
+    run_json("keys", "revoke", ids[1], "--workspace", workspace["workspace_id"])
+    listed = run_json("keys", "list", "--workspace", workspace["workspace_id"])["data"]
+    assert [key["id"] for key in listed] == ids[::-1]
+    assert [key["status"] for key in listed] == ["active", "active", "active", "revoked", "active"]
+    assert "key" not in listed[0]
+    code, out, err = run("keys", "list", "--workspace", workspace["workspace_id"])
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split()[:3] == ["id", "name", "prefix"]
+    assert [line.split()[0] for line in lines] == ids[::-1]
+    assert [line.index("bbat_live_") for line in lines] == [head.index("prefix")] * 5
+
+
+def test_a_key_is_revoked_by_its_workspace_alone(run, run_json, workspace, resources):
+    other = run_json("workspaces", "create", "Other")
+    arguments = ["keys", "revoke", workspace["api_key_id"], "--workspace"]
+    assert run(*arguments, other["workspace_id"])[0] == 1
+    revoked = run_json(*arguments, workspace["workspace_id"])
+    assert (revoked["id"], revoked["status"]) == (workspace["api_key_id"], "revoked")
+    with resources.transaction() as uow, pytest.raises(authentication.ApiKeyRevoked):
+        authentication.authenticate(uow, key=workspace["api_key"], address="127.0.0.1")
+
+
+def test_the_report_says_which_pepper_is_still_needed(run, run_json, workspace, monkeypatch):
+    monkeypatch.setenv("BOTBAT_ENCRYPTION_KEYS", f"k2:{'A' * 43}=,{ENCRYPTION_KEYS}")
+    assert run_json("keys", "rehash-report") == {
+        "data": [
+            {"encryption_key": "k2", "state": "current", "active_api_keys": 0},
+            {"encryption_key": "k1", "state": "old", "active_api_keys": 1},
+        ]
+    }
+    monkeypatch.setenv("BOTBAT_ENCRYPTION_KEYS", f"k2:{'A' * 43}=")
+    code, out, err = run("keys", "rehash-report")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["encryption_key", "state", "active_api_keys"],
+        ["k2", "current", "0"],
+        ["k1", "missing", "1"],
+    ]
 
 
 def test_known_scopes_are_taken(run_json, workspace):
@@ -274,6 +342,21 @@ def test_processes_get_what_is_typed_after_them(run, became, arguments, expected
     assert run(*arguments)[0] == 0
     (argv,) = became
     assert [word for word in argv if word in expected] == expected
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["-k", "keys"]])
+def test_all_tests_run_on_every_core(run, became, arguments):
+    run("test", *arguments)
+    assert became[0][became[0].index("-n") :][:2] == ["-n", "auto"]
+    assert became[0][len(became[0]) - len(arguments) :] == arguments
+
+
+@pytest.mark.parametrize(
+    "chosen", ["tests/test_cli.py", "tests/api", "tests/test_cli.py::test_people_get_lines"]
+)
+def test_chosen_tests_run_in_one_process(run, became, chosen):
+    run("test", "-x", chosen)
+    assert became[0][-3:] == ["pytest", "-x", chosen]
 
 
 def test_a_process_is_not_started_with_a_wrong_configuration(run, became, monkeypatch):

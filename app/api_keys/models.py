@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core.database import Base, IdText, UtcDateTime, utc_now
@@ -24,7 +24,15 @@ class ApiKey(Base):
     """A credential of a workspace."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (Index("ix_api_keys_workspace_id_id", "workspace_id", "id"),)
+    __table_args__ = (
+        Index("ix_api_keys_workspace_id_id", "workspace_id", "id"),
+        Index(
+            "ix_api_keys_next_notice_at",
+            "next_notice_at",
+            sqlite_where=text("next_notice_at IS NOT NULL"),
+            postgresql_where=text("next_notice_at IS NOT NULL"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(IdText, primary_key=True)
     workspace_id: Mapped[str] = mapped_column(IdText, ForeignKey(Workspace.id))
@@ -41,6 +49,13 @@ class ApiKey(Base):
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_ip: Mapped[str | None] = mapped_column(Text)
     rotated_from: Mapped[str | None] = mapped_column(IdText)
+    # What it was made for, which a rotation's overlap does not shorten: its successor gets as long again.
+    lifetime_seconds: Mapped[int | None] = mapped_column(BigInteger)
+    next_notice_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime
+    )  # none is due any more when it is None
+    expired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)  # beat's mark: its end has been told of
+    rate_limit_per_second: Mapped[int | None] = mapped_column(Integer)  # None: the setting's
 
     def status_at(self, moment: datetime) -> KeyStatus:
         """Give the state at a time of the database's clock."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.functions import count
 
 from app.api_keys.models import ApiKey, KeyStatus
 from app.core.database import utc_now
@@ -28,6 +29,8 @@ _CREDENTIAL: Any = select(
     ApiKey.revoked_at,
     ApiKey.expires_at,
     ApiKey.last_used_at,
+    ApiKey.hash_key_id,
+    ApiKey.rate_limit_per_second,
     utc_now().label("now"),
 )
 
@@ -47,9 +50,10 @@ def find_credential(connection: Connection, hashes: list[bytes]) -> Any:
     ).first()
 
 
-def find(session: Session, workspace_id: str, key_id: str) -> ApiKey | None:
-    """Give a key, or None."""
-    return session.scalar(select(ApiKey).where(ApiKey.workspace_id == workspace_id, ApiKey.id == key_id))
+def find(session: Session, workspace_id: str, key_id: str, *, lock: bool = False) -> ApiKey | None:
+    """Give a key, or None; `lock` holds it until the end of the transaction."""
+    query = select(ApiKey).where(ApiKey.workspace_id == workspace_id, ApiKey.id == key_id)
+    return session.scalar(query.with_for_update() if lock else query)
 
 
 def list_page(
@@ -73,13 +77,30 @@ def database_time(session: Session) -> datetime:
     return moment
 
 
-def note_use(session: Session, key_id: str, moment: datetime, address: str, at_most_every: timedelta) -> None:
-    """Note a use, unless one was noted less than `at_most_every` ago."""
+def note_use(
+    session: Session, key_id: str, moment: datetime, at_most_every: timedelta, columns: dict[str, Any]
+) -> None:
+    """Note a use and set `columns`, unless one was noted less than `at_most_every` ago.
+
+    Nothing is noted while somebody else has the row: a request does not wait for that.
+    """
+    due = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= moment - at_most_every)
+    free = select(ApiKey.id).where(ApiKey.id == key_id, due).with_for_update(skip_locked=True)
     session.execute(
         update(ApiKey)
-        .where(
-            ApiKey.id == key_id,
-            or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at <= moment - at_most_every),
-        )
-        .values(last_used_at=moment, last_used_ip=address)
+        .where(ApiKey.id == free.correlate(None).scalar_subquery())
+        .values(last_used_at=moment, **columns)
+        .execution_options(synchronize_session=False)
     )
+
+
+def claim_notices_of_all_workspaces(session: Session, limit: int) -> Sequence[ApiKey]:
+    """Lock up to `limit` keys of all workspaces with a notice that is due. On SQLite the transaction is the lock."""
+    query = select(ApiKey).where(ApiKey.next_notice_at <= utc_now()).order_by(ApiKey.next_notice_at)
+    return session.scalars(query.limit(limit).with_for_update(skip_locked=True)).all()
+
+
+def count_active_by_pepper_in_all_workspaces(session: Session) -> dict[str, int]:
+    """Give how many active keys have their hash under each pepper, by the pepper's id."""
+    query = select(ApiKey.hash_key_id, count()).where(_BY_STATUS[KeyStatus.ACTIVE])
+    return dict(session.execute(query.group_by(ApiKey.hash_key_id)).all())

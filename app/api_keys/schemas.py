@@ -1,6 +1,7 @@
 """The shapes of API keys."""
 
 import ipaddress
+import unicodedata
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields
@@ -11,20 +12,28 @@ from app.api_keys.service import SCOPES
 from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Timestamp, list_of
 
 MAX_EXPIRY_DAYS = 3650
-# Invisible, and yet part of how names are written: Persian and Hindi words, many emoji, French punctuation.
-_JOINERS = "\u200c\u200d\u00a0"
+MAX_OVERLAP_SECONDS = 30 * 24 * 3600
+_CONTROL = {"Cc", "Zl", "Zp"}  # categories: control characters, and the separators of lines and paragraphs
+# They reorder what stands around them, or make two names look alike. The other invisible characters are part of how
+# names are written: Persian, Hindi and Hebrew words, flags and other emoji, French punctuation.
+_DECEIVING = frozenset("\u200b\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BLANK = {"Zs", "Cf"}  # categories
+_BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _IPV4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 def check_name(name: str) -> None:
     """Refuse names that cannot be told apart on a page."""
-    visible = any(character.isprintable() and character != " " for character in name)
-    if not visible or any(not character.isprintable() and character not in _JOINERS for character in name):
-        raise ValidationError("A name has visible characters and no control characters.")
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValidationError("Not valid Unicode.") from None
+    categories = [unicodedata.category(character) for character in name]
+    if "Cs" in categories:
+        raise ValidationError("Not valid Unicode.")
+    if not _CONTROL.isdisjoint(categories) or not _DECEIVING.isdisjoint(name):
+        raise ValidationError("A name has no control characters.")
+    if all(
+        category in _BLANK or character in _BLANK_LETTERS
+        for category, character in zip(categories, name, strict=True)
+    ):
+        raise ValidationError("A name has visible characters.")
 
 
 class Cidr(fields.String):
@@ -45,8 +54,21 @@ class Cidr(fields.String):
         return str(network)
 
 
-class ApiKeyRequest(RequestSchema):
-    """A new API key."""
+class ApiKeyFields(RequestSchema):
+    """What can be changed of an API key."""
+
+    refuses_nul = True
+
+    name = fields.String(validate=[Length(1, 100), check_name])
+    allowed_cidrs = fields.List(
+        Cidr(),
+        validate=Length(max=50),
+        metadata={"description": "Where it can be used from; an empty list: from anywhere."},
+    )
+
+
+class ApiKeyRequest(ApiKeyFields):
+    """A new API key. Without `scopes` or `allowed_cidrs` it has those of the key that makes it."""
 
     name = fields.String(required=True, validate=[Length(1, 100), check_name])
     expires_at = Timestamp(load_default=None, allow_none=True)
@@ -56,7 +78,27 @@ class ApiKeyRequest(RequestSchema):
     scopes = fields.List(
         fields.String(validate=OneOf(SCOPES)), load_default=None, allow_none=True, validate=Length(1, 50)
     )
-    allowed_cidrs = fields.List(Cidr(), load_default=list, validate=Length(max=50))
+
+
+class ApiKeyRotation(RequestSchema):
+    """How one API key takes another's place."""
+
+    overlap_seconds = fields.Integer(
+        strict=True,
+        load_default=None,
+        allow_none=True,
+        validate=Range(0, MAX_OVERLAP_SECONDS),
+        metadata={
+            "description": "When the old key expires, unless it does so earlier; null: it goes on until it is revoked."
+        },
+    )
+    expires_at = Timestamp(
+        load_default=None,
+        allow_none=True,
+        metadata={
+            "description": "When the new key expires; null: it lives as long as the old one was made for, from now on."
+        },
+    )
 
 
 class ApiKeyQuery(PageQuery):

@@ -1,127 +1,38 @@
 """The rules of API keys."""
 
-import ipaddress
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.api_keys import repository, tokens
+from app.api_keys import networks, repository, tokens
+from app.api_keys.authentication import ALL_SCOPES, Credential, InsufficientScope
+from app.api_keys.expiry import next_notice_at
 from app.api_keys.models import ID_PREFIX, ApiKey, KeyStatus
-from app.core.errors import AppError, NotFound, invalid_field
+from app.audit import service as audit
+from app.core.errors import AppError, Conflict, NotFound, invalid_field
 from app.core.ids import new_id
 from app.core.pagination import Page, PageRequest, page_of
 from app.core.unit_of_work import UnitOfWork
 
-ALL_SCOPES = "*"
-RESOURCES = ("api_keys", "events", "event_types", "endpoints", "deliveries")
+RESOURCES = ("api_keys", "events", "event_types", "endpoints", "deliveries", "audit_log")
 SCOPES = (ALL_SCOPES, *(f"{resource}:{action}" for resource in RESOURCES for action in ("read", "write")))
 
-_USE_NOTED_EVERY = timedelta(minutes=1)
-_REALM = 'Bearer realm="botbat"'
-_INVALID_TOKEN = f'{_REALM}, error="invalid_token"'
+_LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
 
 
-class MissingApiKey(AppError):
-    """No credentials came."""
-
-    status = 401
-    code = "missing_api_key"
-    title = "An API key is required"
-
-    def __init__(self) -> None:
-        super().__init__("Send `Authorization: Bearer <your API key>`.", headers={"WWW-Authenticate": _REALM})
-
-
-class InvalidApiKey(AppError):
-    """Not a key of ours."""
-
-    status = 401
-    code = "invalid_api_key"
-    title = "The API key is not valid"
-
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": _INVALID_TOKEN})
-
-
-class ApiKeyRevoked(InvalidApiKey):
-    """A real key that was revoked."""
-
-    code = "api_key_revoked"
-    title = "The API key was revoked"
-
-
-class ApiKeyExpired(InvalidApiKey):
-    """A real key that has expired."""
-
-    code = "api_key_expired"
-    title = "The API key has expired"
-
-
-class IpNotAllowed(AppError):
-    """The key may not be used from this address."""
+class NetworkNotAllowed(AppError):
+    """The key is bound to networks, and asked for a key that works elsewhere."""
 
     status = 403
-    code = "ip_not_allowed"
-    title = "The API key may not be used from this address"
+    code = "network_not_allowed"
+    title = "The API key may not let others in from elsewhere"
 
 
-class InsufficientScope(AppError):
-    """The key lacks a scope."""
+class ApiKeyNotActive(Conflict):
+    """The key is revoked or has expired: it is not to come back in another form."""
 
-    status = 403
-    code = "insufficient_scope"
-    title = "The API key lacks a scope"
-
-    def __init__(self, scope: str) -> None:
-        super().__init__(
-            f"This needs the scope `{scope}`.",
-            headers={
-                "WWW-Authenticate": f'{_REALM}, error="insufficient_scope", scope="{scope}"',
-            },
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """An authenticated key: who is asking."""
-
-    key_id: str
-    workspace_id: str
-    scopes: frozenset[str]
-    note_use_at: datetime | None  # set when this use is due to be noted
-
-    @property
-    def use_is_due(self) -> bool:
-        """Whether this use has to be noted."""
-        return self.note_use_at is not None
-
-    def allows(self, scope: str) -> bool:
-        """Tell whether the key has a scope."""
-        return ALL_SCOPES in self.scopes or scope in self.scopes
-
-
-def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
-    """Give the credential of a presented key; raises the errors above. Never cached: revoking is immediate."""
-    if not tokens.is_well_formed(key):
-        raise InvalidApiKey
-    row = repository.find_credential(uow.connection, uow.resources.key_hash.candidates(key))
-    if row is None:
-        raise InvalidApiKey
-    if row.revoked_at is not None:
-        raise ApiKeyRevoked
-    if row.expires_at is not None and row.expires_at <= row.now:
-        raise ApiKeyExpired
-    if row.allowed_cidrs and not _in_any(address, row.allowed_cidrs):
-        raise IpNotAllowed
-    due = row.last_used_at is None or row.last_used_at <= row.now - _USE_NOTED_EVERY
-    return Credential(row.id, row.workspace_id, frozenset(row.scopes), row.now if due else None)
-
-
-def note_use(uow: UnitOfWork, *, credential: Credential, address: str) -> None:
-    """Note that the key was used, at most once a minute."""
-    if credential.note_use_at:
-        repository.note_use(uow.session, credential.key_id, credential.note_use_at, address, _USE_NOTED_EVERY)
+    code = "api_key_not_active"
+    title = "The API key is not active"
 
 
 def create(
@@ -133,12 +44,13 @@ def create(
     expires_at: datetime | None = None,
     expires_in_days: int | None = None,
     scopes: Sequence[str] | None = None,
-    allowed_cidrs: Sequence[str] = (),
+    allowed_cidrs: Sequence[str] | None = None,
+    rate_limit_per_second: int | None = None,
 ) -> tuple[ApiKey, str]:
     """Make a key; gives it and the full key, which is nowhere kept.
 
-    Without `scopes` it has those of its maker, or all when no key makes it. Raises `Invalid`, and
-    `InsufficientScope` when it would have more than its maker.
+    Without `scopes` or `allowed_cidrs` it has those of its maker, or all when no key makes it. Raises `Invalid`, and
+    `InsufficientScope` or `NetworkNotAllowed` when it could do more than its maker.
     """
     moment = repository.database_time(uow.session)
     if expires_at is not None and expires_in_days is not None:
@@ -147,30 +59,88 @@ def create(
         )
     if expires_in_days is not None:
         expires_at = moment + timedelta(days=expires_in_days)
-    if expires_at is not None and expires_at <= moment:
-        raise invalid_field("/expires_at", "in_the_past", "An expiry must be in the future.")
+    _require_future(expires_at, moment)
     if scopes is None:
         scopes = sorted(maker.scopes) if maker else [ALL_SCOPES]
-    for scope in scopes:
-        if maker and not maker.allows(scope):
-            raise InsufficientScope(scope)
-    key = tokens.generate()
-    hash_key_id, key_hash = uow.resources.key_hash.current(key)
-    row = ApiKey(
-        id=new_id(ID_PREFIX),
+    if allowed_cidrs is None:
+        allowed_cidrs = maker.allowed_cidrs if maker else []
+    _require_cover(maker, scopes, allowed_cidrs)
+    return _add(
+        uow,
+        moment,
+        expires_at,
         workspace_id=workspace_id,
         name=name,
-        prefix=key[: tokens.SHOWN_CHARACTERS],
-        key_hash=key_hash,
-        hash_key_id=hash_key_id,
         scopes=list(dict.fromkeys(scopes)),
         allowed_cidrs=list(allowed_cidrs),
-        created_at=moment,
-        expires_at=expires_at,
+        rate_limit_per_second=rate_limit_per_second,
     )
-    uow.session.add(row)
-    uow.session.flush()
-    return row, key
+
+
+def update(
+    uow: UnitOfWork, *, workspace_id: str, key_id: str, maker: Credential, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """Change the given fields and give the key as it is shown.
+
+    Raises `NotFound`, and, when a key that can do less changes the networks, what `create` does.
+    """
+    row = _find(uow, workspace_id, key_id, lock=True)
+    changed = audit.changed_fields({name: getattr(row, name) for name in changes}, changes)
+    if "allowed_cidrs" in changed:
+        _require_cover(maker, row.scopes, changes["allowed_cidrs"])
+    for name in changed:
+        setattr(row, name, changes[name])
+    if changed:
+        uow.session.flush()
+        audit.record(
+            uow, workspace_id=workspace_id, action="api_key.updated", resource_id=key_id, changed=changed
+        )
+    return view(uow, row)
+
+
+def rotate(
+    uow: UnitOfWork,
+    *,
+    workspace_id: str,
+    key_id: str,
+    maker: Credential,
+    overlap_seconds: int | None,
+    expires_at: datetime | None,
+) -> tuple[ApiKey, str]:
+    """Make a key with the name, scopes, networks and rate limit of another; gives it and the full key.
+
+    The old one goes on until it is revoked or `overlap_seconds` have passed, but never past its own expiry. Without
+    `expires_at` the new one lives as long as the old one was made for. Raises `NotFound`, `ApiKeyNotActive`, and what
+    `create` does.
+    """
+    old = _find(uow, workspace_id, key_id, lock=True)
+    moment = repository.database_time(uow.session)
+    if old.status_at(moment) is not KeyStatus.ACTIVE:
+        raise ApiKeyNotActive(f"It is {old.status_at(moment)}: make a new key instead.")
+    _require_cover(maker, old.scopes, old.allowed_cidrs)
+    _require_future(expires_at, moment)
+    if expires_at is None and old.lifetime_seconds is not None:
+        expires_at = moment + min(timedelta(seconds=old.lifetime_seconds), _LAST_MOMENT - moment)
+    changed = []
+    if overlap_seconds is not None:
+        ends_at = moment + timedelta(seconds=overlap_seconds)
+        if old.expires_at is None or ends_at < old.expires_at:
+            old.expires_at, old.next_notice_at = ends_at, next_notice_at(ends_at, moment)
+            changed = ["expires_at"]
+    audit.record(
+        uow, workspace_id=workspace_id, action="api_key.rotated", resource_id=key_id, changed=changed
+    )
+    return _add(
+        uow,
+        moment,
+        expires_at,
+        workspace_id=workspace_id,
+        name=old.name,
+        scopes=old.scopes,
+        allowed_cidrs=old.allowed_cidrs,
+        rate_limit_per_second=old.rate_limit_per_second,
+        rotated_from=key_id,
+    )
 
 
 def get(uow: UnitOfWork, *, workspace_id: str, key_id: str) -> dict[str, Any]:
@@ -189,11 +159,21 @@ def list_keys(
 
 def revoke(uow: UnitOfWork, *, workspace_id: str, key_id: str) -> dict[str, Any]:
     """Revoke a key for good and give it as it is shown; again changes nothing. Raises `NotFound`."""
-    row = _find(uow, workspace_id, key_id)
+    row = _find(uow, workspace_id, key_id, lock=True)
     if row.revoked_at is None:
-        row.revoked_at = repository.database_time(uow.session)
+        row.revoked_at, row.next_notice_at = repository.database_time(uow.session), None
         uow.session.flush()
+        audit.record(uow, workspace_id=workspace_id, action="api_key.revoked", resource_id=key_id)
     return view(uow, row)
+
+
+def count_active_by_pepper_in_all_workspaces(uow: UnitOfWork) -> dict[str, int]:
+    """Give how many active keys are hashed under each pepper: the configured ones, the current one first, then others.
+
+    One that has none can be taken out of the configuration. Keys under one that is not there are unknown.
+    """
+    configured = dict.fromkeys(uow.resources.key_hash.key_ids, 0)
+    return configured | repository.count_active_by_pepper_in_all_workspaces(uow.session)
 
 
 def view(uow: UnitOfWork, row: ApiKey) -> dict[str, Any]:
@@ -217,18 +197,50 @@ def _view(row: ApiKey, moment: datetime) -> dict[str, Any]:
     }
 
 
-def _find(uow: UnitOfWork, workspace_id: str, key_id: str) -> ApiKey:
-    row = repository.find(uow.session, workspace_id, key_id)
+def _find(uow: UnitOfWork, workspace_id: str, key_id: str, *, lock: bool = False) -> ApiKey:
+    row = repository.find(uow.session, workspace_id, key_id, lock=lock)
     if row is None:
         raise NotFound
     return row
 
 
-def _in_any(address: str, cidrs: Sequence[str]) -> bool:
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    return any(ip in ipaddress.ip_network(cidr) for cidr in cidrs)
+def _add(
+    uow: UnitOfWork, moment: datetime, expires_at: datetime | None, *, workspace_id: str, **columns: Any
+) -> tuple[ApiKey, str]:
+    key = tokens.generate()
+    hash_key_id, key_hash = uow.resources.key_hash.current(key)
+    row = ApiKey(
+        id=new_id(ID_PREFIX),
+        workspace_id=workspace_id,
+        prefix=key[: tokens.SHOWN_CHARACTERS],
+        key_hash=key_hash,
+        hash_key_id=hash_key_id,
+        created_at=moment,
+        expires_at=expires_at,
+        lifetime_seconds=(expires_at - moment) // timedelta(seconds=1) if expires_at else None,
+        next_notice_at=next_notice_at(expires_at, moment) if expires_at else None,
+        **columns,
+    )
+    uow.session.add(row)
+    uow.session.flush()
+    audit.record(uow, workspace_id=workspace_id, action="api_key.created", resource_id=row.id)
+    return row, key
+
+
+def _require_future(expires_at: datetime | None, moment: datetime) -> None:
+    if expires_at is not None and expires_at <= moment:
+        raise invalid_field("/expires_at", "in_the_past", "An expiry must be in the future.")
+
+
+def _require_cover(maker: Credential | None, scopes: Sequence[str], cidrs: Sequence[str]) -> None:
+    """Refuse a key that could do what its maker cannot, or from where its maker cannot."""
+    if maker is None:
+        return
+    for scope in scopes:
+        if not maker.allows(scope):
+            raise InsufficientScope(scope)
+    if not networks.cover(maker.allowed_cidrs, cidrs):
+        own = ", ".join(maker.allowed_cidrs)
+        raise NetworkNotAllowed(
+            f"This key works from {own} alone, and so must every key that it makes or changes."
+        )

@@ -56,13 +56,18 @@ class KeyedHash:
     def __init__(self, master_keys: Sequence[tuple[str, bytes]], purpose: str) -> None:
         self._peppers = [(key_id, _derive(key, f"hash {purpose}".encode())) for key_id, key in master_keys]
 
+    @property
+    def key_ids(self) -> list[str]:
+        """The ids of the live peppers, the current one first."""
+        return [key_id for key_id, _ in self._peppers]
+
     def current(self, text: str) -> tuple[str, bytes]:
         """Give the id of the current pepper and the hash under it: what is stored."""
         key_id, pepper = self._peppers[0]
         return key_id, hmac.digest(pepper, text.encode(), hashlib.sha256)
 
     def candidates(self, text: str) -> list[bytes]:
-        """Give the hash under every live pepper: what a look-up compares with."""
+        """Give the hash under every live pepper: what a look-up compares with. The current one is first."""
         return [hmac.digest(pepper, text.encode(), hashlib.sha256) for _, pepper in self._peppers]
 
 

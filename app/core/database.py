@@ -25,7 +25,9 @@ IdText = Text().with_variant(Text(collation="C"), "postgresql")
 NULL = "\\N"  # in the lines of `copy_in`
 
 _SQLITE_BUSY_SECONDS = 15
+_SQLITE_HURRIED_MILLISECONDS = 100
 _WRITE_OPTION = "botbat_write"
+_HURRIED_OPTION = "botbat_hurried"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -92,16 +94,20 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite(url, pool_size) if self.is_sqlite else _postgresql(url, pool_size)
         self._writing = self.engine.execution_options(**{_WRITE_OPTION: True})
+        self._hurried = self._writing.execution_options(**{_HURRIED_OPTION: True})
         self._autocommit = self.engine.execution_options(
             **({} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"})
         )
 
-    def bind(self, *, write: bool, one_write: bool = False) -> Engine:
+    def bind(self, *, write: bool, one_write: bool = False, hurried: bool = False) -> Engine:
         """Give the engine for a unit of work; on SQLite one that will write takes the lock at its start.
 
         With at most `one_write` statement that writes, PostgreSQL needs no BEGIN and COMMIT around it: half the round
         trips. Its reads see no less: each statement of READ COMMITTED has a snapshot of its own anyway.
+        `hurried` writers give up where they would have to wait for SQLite's one write lock.
         """
+        if hurried:
+            return self._hurried
         if not self.is_sqlite and (one_write or not write):
             return self._autocommit
         return self._writing if write else self.engine
@@ -188,7 +194,13 @@ def _sqlite(url: str, pool_size: int) -> Engine:
     def _begin(connection: Connection) -> None:
         # A transaction that reads and then writes fails at once when another wrote in between, busy timeout
         # or not; taking the write lock first waits for it instead.
-        write = connection.get_execution_options().get(_WRITE_OPTION)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        if options.get(_HURRIED_OPTION):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_SQLITE_HURRIED_MILLISECONDS}")
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITE_OPTION) else "BEGIN")
+        finally:
+            if options.get(_HURRIED_OPTION):
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {_SQLITE_BUSY_SECONDS * 1000}")
 
     return engine

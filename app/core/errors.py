@@ -79,6 +79,17 @@ class TooLarge(AppError):
     title = "The body is too large"
 
 
+class RateLimited(AppError):
+    """More requests than allowed; nothing was done, and the request can be sent again after `Retry-After` seconds."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_seconds: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_seconds)})
+
+
 class Unavailable(AppError):
     """The database cannot be reached at the moment; nothing was done, and the request can be sent again."""
 

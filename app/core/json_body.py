@@ -23,9 +23,12 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _CONTAINERS = (dict, list)
 
 
-def parse(raw: bytes) -> Any:
-    """Give the value of a JSON text in UTF-8; raises `MalformedJson` with a sentence on what is wrong."""
-    if b"\\u0000" in raw and _NUL.search(raw):
+def parse(raw: bytes, *, allow_nul: bool = False) -> Any:
+    """Give the value of a JSON text in UTF-8; raises `MalformedJson` with a sentence on what is wrong.
+
+    `allow_nul` is for a caller that looks for NUL itself.
+    """
+    if not allow_nul and b"\\u0000" in raw and _NUL.search(raw):
         raise MalformedJson("The body has a NUL character (\\u0000), which cannot be kept.")
     try:
         long_number = _LONG_NUMBER in raw.translate(_DIGITS_AS_ZERO)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
+from app.core.actor import SYSTEM
 from app.core.crypto import KeyedHash, SecretBox
 from app.core.database import Database
 from app.core.doorbell import CeleryDoorbell, Doorbell
 from app.core.egress_policy import EgressPolicy, parse_dev_origin
+from app.core.rate_limit import FailureLimiter, RequestCounter
 from config.settings import Settings
 from config.wire import TaskName
 
@@ -25,11 +27,16 @@ class Resources:
     secret_box: SecretBox
     key_hash: KeyedHash
     egress_policy: EgressPolicy
+    request_counter: RequestCounter
+    failed_keys: FailureLimiter
 
     @contextmanager
-    def transaction(self, *, write: bool = True) -> Iterator["UnitOfWork"]:
-        """Run a block as one transaction: committed at its end, rolled back when it raises."""
-        uow = UnitOfWork(self, write=write)
+    def transaction(self, *, write: bool = True, hurried: bool = False) -> Iterator["UnitOfWork"]:
+        """Run a block as one transaction: committed at its end, rolled back when it raises.
+
+        `hurried` is for what is not worth waiting for: on SQLite it fails when others write for longer than an instant.
+        """
+        uow = UnitOfWork(self, write=write, hurried=hurried)
         try:
             yield uow
             uow.commit()
@@ -54,16 +61,23 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
             deny_cidrs=settings.egress_deny_cidrs,
             dev_origins=frozenset(parse_dev_origin(origin) for origin in settings.dev_origins),
         ),
+        request_counter=RequestCounter(settings),
+        failed_keys=FailureLimiter(settings.failed_key_limit),
     )
 
 
 class UnitOfWork:
     """What a service works with: one transaction, and `ring` for what is to happen after its commit."""
 
-    def __init__(self, resources: Resources, *, write: bool = True, one_write: bool = False) -> None:
+    def __init__(
+        self, resources: Resources, *, write: bool = True, one_write: bool = False, hurried: bool = False
+    ) -> None:
         self.resources = resources
+        self.actor = SYSTEM  # whoever opens the transaction says who is behind it
         self.is_sqlite = resources.database.is_sqlite
-        self._bind = resources.database.bind(write=write, one_write=one_write)
+        self._bind = resources.database.bind(write=write, one_write=one_write, hurried=hurried)
+        # Others may wait for it to end. On PostgreSQL what only reads, or writes once, has no transaction at all.
+        self.holds_locks = write and (self.is_sqlite or not one_write)
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._rings: dict[tuple[TaskName, float], None] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.api_keys import service as api_keys
+from app.core.actor import Actor
 from app.core.unit_of_work import open_resources
 from app.development.api import Api, ApiRefused
 from app.workspaces import service as workspaces
@@ -23,6 +24,7 @@ def make_workspace(settings: Settings) -> tuple[str, str]:
     resources = open_resources(settings)
     try:
         with resources.transaction() as uow:
+            uow.actor = Actor("cli")
             workspace = workspaces.create(uow, name=NAME)
             _row, key = api_keys.create(uow, workspace_id=workspace.id, name=NAME)
             return workspace.id, key

@@ -7,10 +7,18 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.core import json_body
 from app.core.database import Base, IdText, UtcDateTime, utc_now
 from app.workspaces.models import Workspace
 
 ID_PREFIX = "ep"
+
+
+class _ExactJson(JSON):
+    """JSON whose every change is seen: to Python, 1 and True are equal, and the one would not replace the other."""
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        return json_body.dumps(x) == json_body.dumps(y)
 
 
 class EndpointStatus(StrEnum):
@@ -33,7 +41,7 @@ class Endpoint(Base):
     status: Mapped[str] = mapped_column(Text, default=EndpointStatus.ACTIVE.value)
     status_reason: Mapped[str | None] = mapped_column(Text)
     events: Mapped[list[str]] = mapped_column(JSON)
-    filter: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
+    filter: Mapped[Any] = mapped_column(_ExactJson(none_as_null=True), nullable=True)
     format: Mapped[str] = mapped_column(Text, default="default")
     headers: Mapped[str] = mapped_column(Text)  # encrypted JSON object
     signing_secret: Mapped[str] = mapped_column(Text)  # encrypted

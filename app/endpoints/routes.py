@@ -78,7 +78,7 @@ def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
     )
 
 
-@endpoints.api("/<endpoint_id>/secret", scope="endpoints:write")
+@endpoints.api("/<endpoint_id>/secret", scope="endpoints:write", writes=True)
 @endpoints.response(200, SigningSecrets)
 def get_endpoint_secret(endpoint_id: str) -> Any:
     """Get the signing secret; needs the scope to write, for whoever has it can sign."""

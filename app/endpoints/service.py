@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import structlog
 
+from app.audit import service as audit
 from app.core import conditions
 from app.core.crypto import DecryptionError
 from app.core.egress_policy import UrlRefused
@@ -116,6 +117,7 @@ def create(
     uow.session.flush()
     uow.session.add(EndpointQueue(endpoint_id=endpoint_id))
     uow.session.flush()
+    _record(uow, "created", row)
     return _view(uow, row, None, signing_secret=secret)
 
 
@@ -146,6 +148,7 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     A signing secret given here signs alone from now on: no overlap, and one that is going on ends.
     """
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
+    before = {name: getattr(row, name) for name in changes}
     if "url" in changes:
         row.url = _checked_url(uow, changes["url"])
     if "events" in changes:
@@ -153,8 +156,7 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     if "filter" in changes:
         row.filter = _checked_filter(changes["filter"])
     if "headers" in changes:
-        merged = _merged(_open_headers(uow, row), changes["headers"] or {})
-        row.headers = _seal_headers(uow, workspace_id, endpoint_id, _checked_headers(merged))
+        row.headers = _resealed_headers(uow, row, changes["headers"] or {})
     if "policy" in changes:
         row.policy = read_policy({**row.policy, **changes["policy"]}).stored()
     if "signing_secret" in changes:
@@ -164,6 +166,8 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
     row.format = changes.get("format", row.format)
     row.updated_at = repository.database_time(uow.session)
     uow.session.flush()
+    if changed := audit.changed_fields(before, {name: getattr(row, name) for name in changes}):
+        _record(uow, "updated", row, changed)
     if "policy" in changes:
         # A rate limit that is lifted may have put off what waits, for up to a day.
         queues.wake(uow, endpoint_ids=[endpoint_id])
@@ -180,18 +184,22 @@ def set_status(
         row.status = status.value
         row.updated_at = repository.database_time(uow.session)
         uow.session.flush()
+        _record(uow, "paused" if status is EndpointStatus.PAUSED else "resumed", row, ["status"])
     return _views(uow, [row])[0]
 
 
 def delete(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> None:
     """Delete an endpoint and its secrets for good; its deliveries are the caller's to cancel. Raises `NotFound`."""
-    uow.session.delete(find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True))
+    row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
+    uow.session.delete(row)
     uow.session.flush()
+    _record(uow, "deleted", row)
 
 
 def reveal_secret(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> dict[str, Any]:
-    """Give the signing secret and those before it that still sign."""
+    """Give the signing secret and those before it that still sign, and record that they were shown."""
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id)
+    _record(uow, "secret_revealed", row)
     previous = []
     expires_at = row.previous_secret_expires_at
     if expires_at is not None and expires_at > repository.database_time(uow.session):
@@ -227,6 +235,7 @@ def rotate_secret(
         )
         row.previous_secret_expires_at = row.updated_at + timedelta(seconds=overlap_seconds)
     uow.session.flush()
+    _record(uow, "secret_rotated", row)
     return {"signing_secret": new, "previous_expires_at": row.previous_secret_expires_at}
 
 
@@ -267,6 +276,16 @@ def refresh_targets(uow: UnitOfWork, *, known: dict[str, Target | None]) -> dict
 def list_versions(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> dict[str, datetime]:
     """Give the versions of endpoints that a pump has leased; those that are gone are absent."""
     return repository.list_versions_all_workspaces(uow.session, endpoint_ids)
+
+
+def _record(uow: UnitOfWork, verb: str, row: Endpoint, changed: Sequence[str] = ()) -> None:
+    audit.record(
+        uow,
+        workspace_id=row.workspace_id,
+        action=f"endpoint.{verb}",
+        resource_id=row.id,
+        changed=changed,
+    )
 
 
 def _target(uow: UnitOfWork, row: Endpoint) -> Target:
@@ -417,6 +436,14 @@ def _place(column: str, endpoint_id: str, workspace_id: str) -> tuple[str, str, 
 def _seal_headers(uow: UnitOfWork, workspace_id: str, endpoint_id: str, headers: dict[str, str]) -> str:
     place = _place("headers", endpoint_id, workspace_id)
     return uow.resources.secret_box.encrypt(orjson.dumps(headers).decode(), *place)
+
+
+def _resealed_headers(uow: UnitOfWork, row: Endpoint, changes: dict[str, str | None]) -> str:
+    opened = _open_headers(uow, row)
+    merged = _merged(opened, changes)
+    if merged == opened:
+        return row.headers  # sealed anew, they would look like others
+    return _seal_headers(uow, row.workspace_id, row.id, _checked_headers(merged))
 
 
 def _open_headers(uow: UnitOfWork, row: Endpoint) -> dict[str, str]:

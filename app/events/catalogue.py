@@ -303,6 +303,17 @@ _CAMPAIGN_COMPLETED = {
     "duration_seconds": _seconds("From started to completed."),
 }
 
+_API_KEY = {
+    "api_key_id": _id("The key's id.", "key_01kjpx8tcmej9svxw1fyydhpy2"),
+    "name": _text("The name that it was given.", "Warehouse sync"),
+    "prefix": _text("Its first characters, by which it can be recognised.", "bbat_live_4fT9aQ"),
+    "created_at": _time("When it was made."),
+    "last_used_at": _time("When it was used last, null if never: one still in use needs a successor."),
+    "expires_at": _time("The moment from which it is refused."),
+}
+
+_API_KEY_EXPIRING = {**_API_KEY, "days_left": _count("Days until then; one that has begun counts.")}
+
 
 def _event_type(name: str, description: str, properties: dict[str, Schema]) -> EventType:
     example = json.loads((_EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
@@ -351,6 +362,16 @@ _ALL = (
         "campaign.completed",
         "A campaign ended: its last message was sent or had failed, or it was stopped.",
         _CAMPAIGN_COMPLETED,
+    ),
+    _event_type(
+        "api_key.expiring",
+        "An API key of the workspace expires within 7 days, and once more, within a day.",
+        _API_KEY_EXPIRING,
+    ),
+    _event_type(
+        "api_key.expired",
+        "An API key of the workspace has expired. A key that is revoked before causes neither this nor a notice.",
+        _API_KEY,
     ),
 )
 

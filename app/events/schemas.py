@@ -5,10 +5,11 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, post_load
 from marshmallow.validate import Length, Regexp
 
+from app.core.clock import format_time
 from app.core.errors import AppError, Invalid
 from app.events.service import MAX_BATCH, Draft, Receipt, data_of
 from app.rest.parser import field_errors, summary
-from app.rest.schemas import PageQuery, RequestSchema, Timestamp, format_time, list_of
+from app.rest.schemas import PageQuery, RequestSchema, Timestamp, list_of
 
 
 class PublishRequest(RequestSchema):

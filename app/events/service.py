@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from app.audit import service as audit
 from app.core import json_body
 from app.core.clock import now
 from app.core.errors import AppError, Conflict, Invalid, NotFound, TooLarge, invalid_field
@@ -223,29 +224,16 @@ def put_type(
             f"A type is named like `order.created`, in up to {MAX_TYPE_NAME_LENGTH} lower-case letters.",
         )
     if schema is not None:
-        if not isinstance(schema, dict | bool):  # the validator would read a string as the text of a schema
-            raise invalid_field("/schema", "invalid_schema", "A JSON Schema is an object, true or false.")
-        if len(json_body.dumps(schema)) > MAX_SCHEMA_BYTES:
-            raise invalid_field("/schema", "too_large", f"A schema may have up to {MAX_SCHEMA_BYTES} bytes.")
-        try:
-            payloads.check_schema(schema)
-        except payloads.SchemaNotUsable as error:
-            raise invalid_field("/schema", "invalid_schema", f"Not a usable JSON Schema: {error}") from None
-        if example is not None and (errors := payloads.faults(schema, example, "/example")):
-            raise PayloadInvalid("The example does not match the schema.", errors=errors)
+        _check_schema(schema, example)
     rows = repository.find_types(uow.session, workspace_id, [name])
     if not rows and len(repository.list_types(uow.session, workspace_id)) >= MAX_OWN_TYPES:
         raise invalid_field("/name", "too_many", f"A workspace has up to {MAX_OWN_TYPES} types of its own.")
-    repository.put_type(
-        uow,
-        {
-            "workspace_id": workspace_id,
-            "name": name,
-            "description": description,
-            "schema": schema,
-            "example": example,
-        },
-    )
+    fields = {"description": description, "schema": schema, "example": example}
+    repository.put_type(uow, {"workspace_id": workspace_id, "name": name, **fields})
+    if not rows:
+        _record(uow, workspace_id, "created", name)
+    elif changed := audit.changed_fields(vars(rows[0]), fields):
+        _record(uow, workspace_id, "updated", name, changed)
     return CatalogueEntry(name, description, schema, example, built_in=False)
 
 
@@ -255,6 +243,7 @@ def delete_type(uow: UnitOfWork, *, workspace_id: str, name: str) -> None:
         raise BuiltInEventType
     if not repository.delete_type(uow.session, workspace_id, name):
         raise NotFound
+    _record(uow, workspace_id, "deleted", name)
 
 
 def unknown_types(uow: UnitOfWork, *, workspace_id: str, names: Sequence[str]) -> list[str]:
@@ -279,6 +268,25 @@ def claim_fan_outs(uow: UnitOfWork, *, limit: int) -> list[tuple[str, str, str]]
 def put_back_fan_outs(uow: UnitOfWork, *, rows: Sequence[tuple[str, str, str]]) -> None:
     """Give back claimed duties that have to wait for another transaction."""
     repository.add_fan_outs(uow, rows)
+
+
+def _check_schema(schema: Any, example: Any) -> None:
+    if not isinstance(schema, dict | bool):  # the validator would read a string as the text of a schema
+        raise invalid_field("/schema", "invalid_schema", "A JSON Schema is an object, true or false.")
+    if len(json_body.dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise invalid_field("/schema", "too_large", f"A schema may have up to {MAX_SCHEMA_BYTES} bytes.")
+    try:
+        payloads.check_schema(schema)
+    except payloads.SchemaNotUsable as error:
+        raise invalid_field("/schema", "invalid_schema", f"Not a usable JSON Schema: {error}") from None
+    if example is not None and (errors := payloads.faults(schema, example, "/example")):
+        raise PayloadInvalid("The example does not match the schema.", errors=errors)
+
+
+def _record(uow: UnitOfWork, workspace_id: str, verb: str, name: str, changed: Sequence[str] = ()) -> None:
+    audit.record(
+        uow, workspace_id=workspace_id, action=f"event_type.{verb}", resource_id=name, changed=changed
+    )
 
 
 def _own_types(

@@ -53,11 +53,13 @@ class ApiBlueprint(Blueprint):
         max_body_bytes: int = DEFAULT_BODY_BYTES,
         shown_once: str | None = None,
         one_write: bool = False,
+        writes: bool = False,
     ) -> Callable[[_View], _View]:
         """Register a view. `scope` is what the key needs, or `ANY_KEY` or `PUBLIC`.
 
         `shown_once` names a field of the answer that no idempotent replay shows again. `one_write` promises that the
-        view writes with at most one statement, which then needs no transaction around it.
+        view writes with at most one statement, which then needs no transaction around it. `writes` says that a GET
+        writes, as every other method may.
         """
 
         def register(view: _View) -> _View:
@@ -66,6 +68,7 @@ class ApiBlueprint(Blueprint):
             view.max_body_bytes = max_body_bytes  # type: ignore[attr-defined]
             view.shown_once = shown_once  # type: ignore[attr-defined]
             view.one_write = one_write  # type: ignore[attr-defined]
+            view.writes = writes  # type: ignore[attr-defined]
             documented = self.doc(operationId=view.__name__, **({} if scope != PUBLIC else {"security": []}))(
                 view
             )
@@ -81,7 +84,10 @@ def _document(doc: dict[str, Any], info: dict[str, Any], *, method: str, **_kw: 
     rules = info["rules"]
     statuses = []
     if rules["scope"] != PUBLIC:
-        statuses += [401, 403, 503]
+        # Those that the view declares; a string is the name of a component.
+        for answer in (each for each in doc["responses"].values() if isinstance(each, dict)):
+            answer["headers"] = {"RateLimit-Policy": "RateLimitPolicy", "RateLimit": "RateLimit"}
+        statuses += [401, 403, 429, 503]
         doc["x-required-scope"] = None if rules["scope"] == ANY_KEY else rules["scope"]
         statuses.append(400)
         if method == "get":

@@ -4,6 +4,7 @@ from typing import Protocol, cast
 
 from flask import current_app, g, request
 
+from app.core.actor import SYSTEM, Actor
 from app.core.unit_of_work import Resources, UnitOfWork
 
 EXTENSION = "botbat"
@@ -20,6 +21,10 @@ class Credential(Protocol):
     @property
     def workspace_id(self) -> str:
         """Whose objects the request sees."""
+
+    @property
+    def rate_limit(self) -> int:
+        """How many requests a second the key may make."""
 
     @property
     def use_is_due(self) -> bool:
@@ -40,8 +45,16 @@ def uow() -> UnitOfWork:
         view = current_app.view_functions.get(request.endpoint or "")
         # An idempotency key is kept in the same transaction, which makes two writes.
         one_write = getattr(view, "one_write", False) and "Idempotency-Key" not in request.headers
-        g.uow = UnitOfWork(resources(), write=request.method not in READING, one_write=one_write)
+        write = request.method not in READING or getattr(view, "writes", False)
+        g.uow = UnitOfWork(resources(), write=write, one_write=one_write)
+        g.uow.actor = g.get("actor", SYSTEM)
     return cast(UnitOfWork, g.uow)
+
+
+def act_as(actor: Actor) -> None:
+    """Say who is behind the request: its transaction is theirs, and so is one opened anew."""
+    g.actor = actor
+    uow().actor = actor
 
 
 def workspace_id() -> str:

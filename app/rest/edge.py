@@ -16,12 +16,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from app.core import idempotency, json_body, problems
+from app.core.actor import Actor
 from app.core.errors import AppError, BadRequest, NotFound, Unavailable
 from app.core.unit_of_work import UnitOfWork
-from app.rest import context
+from app.rest import context, rate_limit
 from app.rest.blueprint import DEFAULT_BODY_BYTES, PUBLIC
 from app.rest.context import Credential
 from app.rest.parser import check_length
+from config.logging import redact
 
 log = structlog.get_logger()
 
@@ -125,7 +127,9 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
     def begin() -> None:
         g.started = time.perf_counter()
         offered = request.headers.get("X-Request-Id", "")
-        g.request_id = offered if _REQUEST_ID.fullmatch(offered) else secrets.token_hex(12)
+        # It is logged, and kept in the audit log: a key that went into the wrong header must not be.
+        usable = _REQUEST_ID.fullmatch(offered) and redact(offered) == offered
+        g.request_id = offered if usable else secrets.token_hex(12)
         if request.endpoint is None:
             return
         view: Any = app.view_functions[request.endpoint]
@@ -144,11 +148,13 @@ def install(app: Application, *, authenticate: Authenticate, note_use: NoteUse) 
         credential = g.get("credential")
         if credential is not None and credential.use_is_due:
             try:
-                with context.resources().transaction() as uow:
+                with context.resources().transaction(hurried=True) as uow:
                     note_use(uow, credential)
             except SQLAlchemyError as error:
                 # Knowing when a key was used last is not worth failing the request for.
                 log.warning("api_key.note_use_failed", error=type(error).__name__)
+        if credential is not None:
+            rate_limit.describe(response, credential)
         response.headers["X-Request-Id"] = g.request_id
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
@@ -184,8 +190,9 @@ def _refuse_nul() -> None:
 
 
 def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
-    """Find out who asks, with no transaction open while a body is on its way: on SQLite it would hold up all writers.
+    """Find out who asks, and count it.
 
+    No transaction is open while a body or Redis's answer is on its way: on SQLite it would hold up all writers.
     What is small is read before the key is looked at; what is large after it was found good, in its own transaction.
     """
     length = request.content_length
@@ -193,8 +200,10 @@ def _read_and_authenticate(authenticate: Authenticate, scope: str) -> None:
     if small and length:
         request.get_data(cache=True)
     g.credential = authenticate(scope)
-    if not small and request.method not in context.READING:
+    context.act_as(Actor("api_key", g.credential.key_id, request.remote_addr, g.request_id))
+    if context.uow().holds_locks or (not small and request.method not in context.READING):
         context.close_uow()
+    rate_limit.spend(g.credential)
 
 
 def _problem(error: AppError) -> Response:

@@ -24,6 +24,13 @@ _PROBLEM_STATUSES = {
     429: "Too many requests.",
     503: "The database cannot be reached; send the request again after `Retry-After` seconds.",
 }
+_RETRY_AFTER: dict[str, Any] = {
+    "Retry-After": {"description": "In seconds.", "schema": {"type": "integer", "minimum": 1}}
+}
+_PROBLEM_HEADERS = {
+    429: {"headers": {**_RETRY_AFTER, "RateLimit-Policy": "RateLimitPolicy", "RateLimit": "RateLimit"}},
+    503: {"headers": _RETRY_AFTER},
+}
 
 
 class FieldErrorSchema(Schema):
@@ -63,6 +70,7 @@ class BotBatApi(Api):
                 {
                     "description": description,
                     "content": {problems.CONTENT_TYPE: {"schema": Problem}},
+                    **_PROBLEM_HEADERS.get(status, {}),
                 },
             )
 
@@ -92,6 +100,21 @@ def install(app: Flask, webhooks: dict[str, Any], version: str) -> BotBatApi:
             "required": False,
             "description": "Kept 24 hours per API key: the same request again gets the same answer.",
             "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+        },
+    )
+    # Neither is required: what is left is not known while Redis is away.
+    api.spec.components.header(
+        "RateLimitPolicy",
+        {
+            "description": "How many requests (`q`) the API key may make in `w` seconds.",
+            "schema": {"type": "string", "examples": ['"default";q=1000;w=1']},
+        },
+    )
+    api.spec.components.header(
+        "RateLimit",
+        {
+            "description": "How many requests are left (`r`), and in how many seconds there are more (`t`).",
+            "schema": {"type": "string", "examples": ['"default";r=999;t=1']},
         },
     )
     return api

@@ -33,14 +33,13 @@ class Parser(FlaskParser):
 
     def load_json(self, req: Request, schema: Schema) -> Any:
         """Give the body's value; an absent body is `{}`."""
-        del schema
         raw = req.get_data(cache=True)
         check_length(len(raw))
         if not raw:
             return {}
         if not req.is_json:
             raise UnsupportedMediaType("Send the body with `Content-Type: application/json`.")
-        return json_body.parse(raw)
+        return json_body.parse(raw, allow_nul=getattr(schema, "refuses_nul", False))
 
     def handle_error(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, ValidationError, fields
 from marshmallow.validate import Range
 
+from app.core.clock import format_time
 from app.core.pagination import DEFAULT_LIMIT, MAX_LIMIT
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -45,13 +46,12 @@ class Timestamp(fields.Field[datetime]):
             raise self.make_error("invalid") from None
 
 
-def format_time(moment: datetime) -> str:
-    """Write a time as the API does: RFC 3339, UTC, milliseconds, `Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
 class RequestSchema(Schema):
     """A request body: unknown fields are refused by name."""
+
+    # A schema whose fields all refuse NUL by themselves says so, and names the field then. Any other text with it
+    # cannot be kept by the database, and the whole body is refused.
+    refuses_nul = False
 
     class Meta:
         unknown = RAISE

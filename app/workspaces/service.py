@@ -1,5 +1,6 @@
 """The rules of workspaces."""
 
+from app.audit import service as audit
 from app.core.errors import invalid_field
 from app.core.ids import new_id
 from app.core.unit_of_work import UnitOfWork
@@ -16,4 +17,5 @@ def create(uow: UnitOfWork, *, name: str) -> Workspace:
     workspace = Workspace(id=new_id(ID_PREFIX), name=name)
     uow.session.add(workspace)
     uow.session.flush()
+    audit.record(uow, workspace_id=workspace.id, action="workspace.created", resource_id=workspace.id)
     return workspace

@@ -15,6 +15,8 @@ SCOPES = {
     ("GET", "/v1/api-keys"): "api_keys:read",
     ("POST", "/v1/api-keys"): "api_keys:write",
     ("GET", "/v1/api-keys/<key_id>"): "api_keys:read",
+    ("PATCH", "/v1/api-keys/<key_id>"): "api_keys:write",
+    ("POST", "/v1/api-keys/<key_id>/rotate"): "api_keys:write",
     ("POST", "/v1/api-keys/<key_id>/revoke"): "api_keys:write",
     ("GET", "/v1/events"): "events:read",
     ("POST", "/v1/events"): "events:write",
@@ -38,6 +40,7 @@ SCOPES = {
     ("GET", "/v1/deliveries"): "deliveries:read",
     ("GET", "/v1/deliveries/<delivery_id>"): "deliveries:read",
     ("GET", "/v1/attempts/<attempt_id>"): "deliveries:read",
+    ("GET", "/v1/audit-log"): "audit_log:read",
 }
 ANY_KEY = {("GET", "/v1/meta")}
 KEYED = (*SCOPES, *ANY_KEY)

@@ -1,11 +1,16 @@
 """What several tests of the API do."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import event, update
+from sqlalchemy import event, select, update
 
 from app.api_keys import service as api_keys
 from app.api_keys.models import ApiKey
+from app.audit.models import AuditEntry
 from app.core.clock import now
 from app.core.unit_of_work import Resources
 from tests.conftest import Api
@@ -21,6 +26,11 @@ def another_key(resources: Resources, api: Api, **fields: Any) -> tuple[str, str
 def with_key(api: Api, key: str, key_id: str = "") -> Api:
     """Give the API as another key of the workspace sees it."""
     return Api(api.client, key, api.workspace_id, key_id)
+
+
+def twin(api: Api) -> Api:
+    """Give the same key's API for another thread."""
+    return Api(api.client.application.test_client(), api.key, api.workspace_id, api.key_id)
 
 
 def age_key(resources: Resources, key_id: str, **columns: Any) -> None:
@@ -75,3 +85,31 @@ def an_attempt(
         "response_body": b"",
         "response_truncated": False,
     }
+
+
+def let_pass(resources: Resources, key_id: str, time: timedelta) -> None:
+    """Have a key be older by `time`, and all that is to happen to it nearer."""
+    names = ("created_at", "expires_at", "next_notice_at", "last_used_at")
+    with resources.transaction() as uow:
+        row = uow.session.get_one(ApiKey, key_id)
+        moments = {name: getattr(row, name) for name in names}
+    age_key(resources, key_id, **{name: moment - time for name, moment in moments.items() if moment})
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Make calls at the same time, each in a thread of its own; gives their results in order."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Any]) -> Any:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def audited(resources: Resources, key_id: str) -> list[tuple[str, list[str]]]:
+    """Give what the audit log tells of a key, oldest first: actions, and the names of the fields that changed."""
+    with resources.transaction(write=False) as uow:
+        query = select(AuditEntry.action, AuditEntry.changed).where(AuditEntry.resource_id == key_id)
+        return [(action, changed) for action, changed in uow.session.execute(query.order_by(AuditEntry.id))]

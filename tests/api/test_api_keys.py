@@ -85,6 +85,10 @@ def test_names_are_kept_as_they_are_given(api):
         "\u0645\u0641\u062a\u0627\u062d",
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",  # Persian needs the zero width non-joiner
         "\N{WOMAN}\u200d\N{PERSONAL COMPUTER} laptop",
+        "\u05e9\u05dc\u05d5\u05dd\u200f!",  # Hebrew needs marks of direction
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # the flag of England
+        "\N{HEAVY BLACK HEART}\ufe0f co\u00adop\u202f!",
+        "\U0001fae9 \ue000",  # newer than our Unicode tables, and private
         "<script>alert(1)</script>",
         "'; DROP TABLE api_keys; --",
         "100 % \\ {{name}} ${name}",
@@ -97,7 +101,7 @@ def test_names_are_kept_as_they_are_given(api):
 
 def test_names_that_nobody_can_read_are_refused(api):
     for name in (
-        *("", " ", "\u00a0", "\u3000\u2003", "\u200d", "\u200c\u200d "),
+        *("", " ", "\u00a0", "\u3000\u2003", "\u200d", "\u200c\u200d ", "\u3164", "\u2800 \u00ad"),
         *(
             "a\tb",
             "a\nb",
@@ -118,8 +122,15 @@ def test_names_that_nobody_can_read_are_refused(api):
     assert len(api.get("/v1/api-keys").json["data"]) == 1
 
 
-def test_a_name_with_nul_is_no_json_of_ours(api):
-    expect.problem(api.post("/v1/api-keys", {"name": "a\0b"}), 400, "malformed_json")
+def test_nul_is_refused_where_it_stands(api):
+    expect.invalid(api.post("/v1/api-keys", {"name": "a\0b"}), "/name")
+    expect.invalid(api.post("/v1/api-keys", {"name": "\0"}), "/name")
+    whole = {"name": "CI", "scopes": ["events:read\0"], "allowed_cidrs": ["203.0.113.0/24\0"], "a\0": "\0"}
+    expect.invalid(api.post("/v1/api-keys", whole), "/scopes/0", "/allowed_cidrs/0", "/a\0")
+    expect.invalid(
+        api.post("/v1/api-keys", {"name": "CI", "expires_at": "2099-12-31T23:59:59Z\0"}), "/expires_at"
+    )
+    assert len(api.get("/v1/api-keys").json["data"]) == 1
 
 
 def test_an_expiry_is_a_moment_or_a_number_of_days(api):

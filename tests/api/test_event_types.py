@@ -36,6 +36,7 @@ def test_the_built_in_types_are_there_from_the_start(api):
         *("message.received", "message.delivered", "message.read"),
         *("conversation.created", "conversation.closed"),
         *("contact.created", "contact.updated", "campaign.completed"),
+        *("api_key.expiring", "api_key.expired"),
     ]
     for entry in entries["data"]:
         assert set(entry) == FIELDS

@@ -6,8 +6,7 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.core.clock import now
-from app.rest.schemas import format_time
+from app.core.clock import format_time, now
 from config.wire import TaskName
 from tests.api import expect
 from tests.conftest import Api

@@ -111,7 +111,7 @@ def test_a_bearer_key_is_needed_everywhere(document):
 def test_every_operation_documents_its_errors(document):
     for (method, path), operation in operations(document).items():
         responses = operation["responses"]
-        expected = {"400", "401", "403", "422", "503"}
+        expected = {"400", "401", "403", "422", "429", "503"}
         expected |= {"404"} if "{" in path else set()
         expected |= {"409", "413", "415"} if method != "GET" else set()
         errors = {status for status in responses if status >= "400"}

@@ -11,7 +11,7 @@ from tests.api import expect
 from tests.api.steps import a_delivery, an_attempt, another_key
 from tests.conftest import Api
 
-LISTS = ["/v1/api-keys", "/v1/events", "/v1/event-types", "/v1/endpoints", "/v1/deliveries"]
+LISTS = ["/v1/api-keys", "/v1/events", "/v1/event-types", "/v1/endpoints", "/v1/deliveries", "/v1/audit-log"]
 
 
 def walk(api: Api, path: str, limit: int, field: str = "id", meanwhile: Any = None) -> list[str]:

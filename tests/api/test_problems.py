@@ -196,6 +196,6 @@ def test_a_key_in_a_request_is_not_in_its_log_line(api):
         api.get(f"/v1/events?key={api.key}")
         api.get(f"/v1/events/{api.key}")
         api.client.get(f"/{api.key}")
-    assert [entry["event"] for entry in logs] == ["request.done"] * 3
+    assert [entry["event"] for entry in logs].count("request.done") == 3
     assert api.key not in str(logs)
     assert api.key_id in str(logs)

@@ -13,6 +13,7 @@ from tests.conftest import Api
 def test_another_workspaces_object_looks_like_one_that_is_not_there(new_api, drain):
     mine, theirs = new_api(), new_api()
     ids = objects_of_every_kind(theirs, drain)
+    # PUT makes one of its own under the same name.
     routes = [(method, rule) for method, rule in SCOPES if "<" in rule and method != "PUT"]
     assert {parameter for _, rule in routes for parameter in re.findall(r"<(\w+)>", rule)} == set(ids)
     readable = [path_of(rule, ids) for method, rule in routes if method == "GET"]

@@ -90,6 +90,7 @@ def test_defaults_make_a_development_configuration(tmp_path):
     assert settings.embedded_database
     assert settings.host == settings.flower_address == "127.0.0.1"
     assert (settings.port, settings.pumps) == (8000, 1)
+    assert (settings.rate_limit, settings.failed_key_limit) == (1000, 300)
 
 
 def test_example_names_every_setting(environment):
@@ -135,6 +136,9 @@ def test_production_refuses(environment, change, error):
         ("PORT", "70000", "less than or equal to 65535"),
         ("PORT", "http", "Not a valid integer."),
         ("WEB_PROCESSES", "0", "greater than or equal to 1"),
+        ("BOTBAT_RATE_LIMIT", "0", "greater than or equal to 1"),
+        ("BOTBAT_RATE_LIMIT", "1000001", "less than or equal to 1000000"),
+        ("BOTBAT_FAILED_KEY_LIMIT", "none", "Not a valid integer."),
         ("BOTBAT_LOG_LEVEL", "loud", "Must be one of"),
         ("DATABASE_URL", "mysql://localhost/x", "must start with postgresql:// or sqlite:///"),
         ("BROKER_URL", "amqp://localhost", "must start with redis:// or rediss://"),

@@ -42,6 +42,11 @@ def api(server, settings):
     return Api(server, key)
 
 
+def test_the_workspace_that_it_makes_is_recorded_as_the_command_lines_doing(api):
+    first = api.get("/v1/audit-log")["data"][-1]
+    assert (first["action"], first["actor"]) == ("workspace.created", {"type": "cli", "id": None})
+
+
 def test_production_is_refused(monkeypatch):
     monkeypatch.setenv("BOTBAT_ENV", "production")
     monkeypatch.setenv("BROKER_URL", "redis://broker")

@@ -16,6 +16,8 @@ PROMISED = [
     "contact.created",
     "contact.updated",
     "campaign.completed",
+    "api_key.expiring",
+    "api_key.expired",
 ]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -53,7 +55,7 @@ def test_the_catalogue_has_the_promised_types_in_order():
 
 @every_type
 def test_a_name_is_noun_dot_verbed(event_type):
-    assert re.fullmatch(r"[a-z]+\.[a-z]+", event_type.name)
+    assert re.fullmatch(r"[a-z_]+\.[a-z]+", event_type.name)
 
 
 @every_type
@@ -160,6 +162,9 @@ def test_what_a_newcomer_publishes_is_accepted(event_type, data):
         ("campaign.completed", {"counts": {"sent": -1}}),
         ("campaign.completed", {"counts": {"read": "many"}}),
         ("campaign.completed", {"counts": 12}),
+        ("api_key.expiring", {"days_left": -1}),
+        ("api_key.expiring", {"api_key_id": 5}),
+        ("api_key.expired", {"expires_at": "tomorrow"}),
     ],
 )
 def test_nonsense_is_refused(name, data):

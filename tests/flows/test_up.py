@@ -157,7 +157,7 @@ def flower(dev: dict[str, str], login: str) -> int:
 
 
 def test_one_example_of_each_type_is_delivered_and_printed(first, dev):
-    printed = re.findall(r"^receiver +([a-z.]+) +200 in \d+ ms$", first.text, re.MULTILINE)
+    printed = re.findall(r"^receiver +([a-z_.]+) +200 in \d+ ms$", first.text, re.MULTILINE)
     assert sorted(printed) == sorted(BUILT_IN)
     requests = received(dev)
     assert sorted(request["event"] for request in requests) == sorted(BUILT_IN)
