@@ -44,18 +44,18 @@ def main() -> None:
         load = (arguments.seconds, arguments.connections)
         for request in requests:
             repeat(request, *load)  # warm up
-        rounds = [[_cost(request, *load) for request in requests] for _ in range(arguments.rounds)]
+        rounds = [[_cost(prepared, request, *load) for request in requests] for _ in range(arguments.rounds)]
         _print_table(prepared, rounds)
 
 
 _Cost = dict[str, float]
 
 
-def _cost(request: Request, seconds: float, connections: int) -> _Cost:
+def _cost(prepared: Stage, request: Request, seconds: float, connections: int) -> _Cost:
     """Give the milliseconds of CPU per request, by group of processes."""
-    before = cpu.snapshot("redis-server")
+    before = prepared.cpu()
     count = repeat(request, seconds, connections)
-    used = cpu.between(before, cpu.snapshot("redis-server"))
+    used = cpu.between(before, prepared.cpu())
     return {group: used[group] / count * 1000 for group in ("web", "database", "broker")}
 
 

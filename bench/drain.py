@@ -90,12 +90,11 @@ def _drain(prepared: Stage, count: int, deliveries: int) -> Result:
             events.publish_many(uow, workspace_id=prepared.workspace_id, drafts=drafts)
     with worker():
         wait_until_ready(prepared)
-        program = "valkey-server" if "Valkey" in prepared.broker else "redis-server"
-        before, started = cpu.snapshot(program), time.monotonic()
+        before, started = prepared.cpu(), time.monotonic()
         prepared.doorbell.ring(TaskName.EVENTS_FAN_OUT)
         _wait_until_drained(prepared.resources)
         seconds = time.monotonic() - started
-        used = cpu.between(before, cpu.snapshot(program))
+        used = cpu.between(before, prepared.cpu())
     return Result(deliveries / seconds, {group: used[group] / deliveries * 1000 for group in _GROUPS})
 
 

@@ -33,9 +33,9 @@ def main() -> None:
             headers = {"Authorization": f"Bearer {prepared.api_key}", "Content-Type": "application/json"}
             target = Request(port, "POST", path, 202, headers, json.dumps(body).encode())
             repeat(target, 1, 2)  # warm up
-            before, started = cpu.snapshot("redis-server"), time.monotonic()
+            before, started = prepared.cpu(), time.monotonic()
             requests = repeat(target, arguments.seconds, arguments.connections)
-            seconds, used = time.monotonic() - started, cpu.between(before, cpu.snapshot("redis-server"))
+            seconds, used = time.monotonic() - started, cpu.between(before, prepared.cpu())
             count = requests * events
             print(
                 f"{name:10}{count / seconds:>12,.0f}"

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from app.core.unit_of_work import Resources, open_resources
 from app.development.broker import configure
 from app.migrations import migrate
 from app.workspaces import service as workspaces
+from bench import cpu
 from config.settings import load_settings
 from config.values import MAX_RATE_LIMIT
 from config.wire import TaskName
@@ -72,6 +74,12 @@ class Stage:
     database: str
     broker: str
 
+    def cpu(self) -> dict[str, float]:
+        """Give the CPU seconds so far by group of processes."""
+        database = make_url(self.resources.settings.database_url).database or ""
+        broker = "redis-server" if self.broker == "Redis" else "valkey-server"
+        return cpu.snapshot(str(self.resources.settings.data_dir), database, broker)
+
 
 class _Silent:
     """A doorbell that wakes nobody."""
@@ -89,6 +97,8 @@ class _Silent:
 @contextlib.contextmanager
 def stage() -> Iterator[Stage]:
     """Set everything up, on PostgreSQL and Redis where `DATABASE_URL` and `BROKER_URL` name them, else embedded."""
+    # So that one that is terminated leaves nothing behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="botbat-bench-")))
         port, ca_file = stack.enter_context(_receiver(directory))
@@ -153,7 +163,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=sys.stderr)
     try:
         yield process
     finally:
