@@ -25,7 +25,7 @@ from app.development import broker
 from app.web import create_app
 from config.settings import Settings
 from tests.api import expect
-from tests.api.routes import SCOPES, path_of
+from tests.api.routes import KEYED, SCOPES, path_of
 from tests.api.steps import age_key, another_key, record_statements, with_key
 from tests.conftest import Api
 
@@ -434,7 +434,7 @@ def test_the_document_tells_of_the_limit_on_every_operation(api):
     operations = [
         each for path in document["paths"].values() for each in path.values() if "responses" in each
     ]
-    assert len(operations) == len(SCOPES)
+    assert len(operations) == len(KEYED)
     for operation in operations:
         assert operation["responses"]["429"] == {"$ref": "#/components/responses/Problem429"}
         for status, answer in operation["responses"].items():

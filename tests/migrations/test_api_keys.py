@@ -1,16 +1,13 @@
 """Keys that were there before notices get them as new ones do."""
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from alembic import command
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 
 from app import migrations
 from app.api_keys.models import ApiKey
 from app.core.clock import now
-from app.core.database import Database
 from app.workspaces.models import Workspace
 
 DAY = timedelta(days=1)
@@ -18,22 +15,14 @@ ADDED = {"lifetime_seconds", "next_notice_at", "expired_at", "rate_limit_per_sec
 
 
 @pytest.fixture
-def connection(settings):
-    """Give a connection whose transaction is rolled back."""
-    database = Database(settings.database_url)
-    with database.bind(write=True).connect() as connection:
+def connection(empty):
+    """Give the transaction of a migration, committed at the end."""
+    with migrations._locked(empty) as connection:
         yield connection
-    database.dispose()
 
 
-def migrate_to(connection: Connection, revision: str, go: Callable[..., None] = command.upgrade) -> None:
-    config = migrations._config()
-    config.attributes["connection"] = connection
-    go(config, revision)
-
-
-def test_keys_that_expire_get_their_lifetime_and_their_next_notice(connection):
-    migrate_to(connection, "0002", command.downgrade)
+def test_keys_that_expire_get_their_lifetime_and_their_next_notice(connection, migrate_to):
+    migrate_to(connection, "0004")
     moment = now()
     columns = [column for column in ApiKey.__table__.columns if column.name not in ADDED]
     connection.execute(insert(Workspace), {"id": "ws_1", "name": "Acme", "created_at": moment})

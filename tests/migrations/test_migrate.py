@@ -1,7 +1,6 @@
 """A database is brought to the newest schema by whoever comes first, once, and whole or not at all."""
 
 import re
-import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -16,26 +15,11 @@ import app.web  # noqa: F401 - imports every table
 from app import migrations
 from app.core.database import Base, Database
 from app.processes import ROOT
-from config.settings import load_settings, process_environment
-from tests.conftest import DATABASES, _on_server, _server
+from config.settings import process_environment
 
 MIGRATE = (
     "from app.migrations import migrate; from config.settings import load_settings; migrate(load_settings())"
 )
-
-
-@pytest.fixture(params=DATABASES)
-def empty(request, tmp_path, monkeypatch):
-    """Give settings of an empty database; on SQLite its file is not there yet, nor is the folder."""
-    if request.param == "sqlite":
-        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'some' / '100% new' / 'botbat.db'}")
-        yield load_settings()
-        return
-    name = f"botbat_empty_{secrets.token_hex(6)}"
-    _on_server(f'CREATE DATABASE "{name}"')
-    monkeypatch.setenv("DATABASE_URL", _server().set(database=name).render_as_string(hide_password=False))
-    yield load_settings()
-    _on_server(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def is_current(settings) -> bool:

@@ -3,14 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
-from alembic import command
 from sqlalchemy import text
 
 from app import migrations
 from app.core.database import Database
 from app.core.ids import new_id
 from app.core.partitions import PartitionedTable
-from tests.migrations.test_migrate import empty  # noqa: F401 - a fixture
 
 MOMENT = "2026-01-01 00:00:00.000000"
 EVENT = """
@@ -25,12 +23,10 @@ VALUES (:id, 'ws_1', :event_id, 'message.read', 'ep_1', :status, 2, :is_retry, '
 
 
 @pytest.fixture
-def database(empty):  # noqa: F811 - the fixture above
+def database(empty, migrate_to):
     """Give a database as the first step left it, with rows, brought to the newest schema."""
     with migrations._locked(empty) as connection:
-        config = migrations._config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        migrate_to(connection, "0001")
         moment = MOMENT if empty.embedded_database else datetime(2026, 1, 1, tzinfo=UTC)
         for event_id, external_id, fanned_out_at in (("evt_a", "order-1", moment), ("evt_b", None, None)):
             values = {"id": event_id, "external_id": external_id, "fanned_out_at": fanned_out_at}

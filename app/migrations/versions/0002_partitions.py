@@ -173,8 +173,3 @@ def _move() -> None:
         " SELECT event_id, endpoint_id, id, is_retry, attempt_count, trigger, next_attempt_at"
         " FROM deliveries_old WHERE status = 'pending'"
     )
-
-
-def downgrade() -> None:
-    """There is no way back: a partition may be gone."""
-    raise NotImplementedError

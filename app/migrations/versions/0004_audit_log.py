@@ -55,10 +55,3 @@ def upgrade() -> None:
         )
     for statement in _POSTGRESQL if op.get_context().dialect.name == "postgresql" else _SQLITE:
         op.execute(statement)
-
-
-def downgrade() -> None:
-    """Drop the table, its indexes and triggers with it."""
-    op.drop_table("audit_entries")
-    if op.get_context().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION refuse_to_change_audit_entries()")

@@ -49,10 +49,3 @@ def upgrade() -> None:
                 next_notice_at=next_notice_at if key.revoked_at is None else None,
             )
         )
-
-
-def downgrade() -> None:
-    """Take the columns away."""
-    op.drop_index(_INDEX, "api_keys")
-    for column in _ADDED:
-        op.drop_column("api_keys", column.name)
