@@ -104,7 +104,7 @@ def authenticate(uow: UnitOfWork, *, key: str, address: str) -> Credential:
         raise InvalidApiKey
     peppers = uow.resources.key_hash
     hashes = peppers.candidates(key)
-    row = repository.find_credential(uow.connection, hashes)
+    row = repository.find_credential(uow, hashes)
     if row is None:
         raise InvalidApiKey
     if row.revoked_at is not None:

@@ -3,15 +3,16 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, LargeBinary, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import count
 
 from app.api_keys.models import ApiKey, KeyStatus
-from app.core.database import utc_now
+from app.core.database import read_rows, utc_now
 from app.core.pagination import PageRequest
+from app.core.unit_of_work import UnitOfWork
 
 _BY_STATUS: dict[KeyStatus, ColumnElement[bool]] = {
     KeyStatus.REVOKED: ApiKey.revoked_at.is_not(None),
@@ -21,33 +22,46 @@ _BY_STATUS: dict[KeyStatus, ColumnElement[bool]] = {
     ),
 }
 
-_CREDENTIAL: Any = select(
-    ApiKey.id,
-    ApiKey.workspace_id,
-    ApiKey.scopes,
-    ApiKey.allowed_cidrs,
-    ApiKey.revoked_at,
-    ApiKey.expires_at,
-    ApiKey.last_used_at,
-    ApiKey.hash_key_id,
-    ApiKey.rate_limit_per_second,
-    utc_now().label("now"),
-)
+
+class CredentialRow(NamedTuple):
+    """What authentication needs to know of a key, and the database's time."""
+
+    id: str
+    workspace_id: str
+    scopes: list[str]
+    allowed_cidrs: list[str]
+    revoked_at: datetime | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    hash_key_id: str
+    rate_limit_per_second: int | None
+    now: datetime
+
+
+_KEY_COLUMNS = CredentialRow._fields[:-1]
 
 
 @cache
-def _by_hash(count: int) -> Any:
-    """Give the look-up for a number of live peppers; made once, since every request runs it."""
+def _by_hash_postgresql(count: int) -> str:
+    hashes = ", ".join(f"%(hash_{index})s" for index in range(count))
+    return f"SELECT {', '.join(_KEY_COLUMNS)}, now() FROM api_keys WHERE key_hash IN ({hashes})"
+
+
+@cache
+def _by_hash_sqlite(count: int) -> Any:
     names = [bindparam(f"hash_{index}", type_=LargeBinary()) for index in range(count)]
-    return _CREDENTIAL.where(or_(*(ApiKey.key_hash == name for name in names)))
+    columns = [getattr(ApiKey, name) for name in _KEY_COLUMNS]
+    return select(*columns, utc_now().label("now")).where(or_(*(ApiKey.key_hash == name for name in names)))
 
 
-def find_credential(connection: Connection, hashes: list[bytes]) -> Any:
-    """Give the one key with one of these hashes, whatever its workspace and state, and the database's time; or None."""
-    statement = _by_hash(len(hashes))
-    return connection.execute(
-        statement, {f"hash_{index}": value for index, value in enumerate(hashes)}
-    ).first()
+def find_credential(uow: UnitOfWork, hashes: list[bytes]) -> CredentialRow | None:
+    """Give the one key with one of these hashes, whatever its workspace and state; or None. Every request runs this."""
+    parameters = {f"hash_{index}": value for index, value in enumerate(hashes)}
+    if uow.is_sqlite:
+        row = uow.connection.execute(_by_hash_sqlite(len(hashes)), parameters).first()
+        return None if row is None else CredentialRow(*row)
+    rows = read_rows(uow.connection, _by_hash_postgresql(len(hashes)), parameters)
+    return CredentialRow(*rows[0]) if rows else None
 
 
 def find(session: Session, workspace_id: str, key_id: str, *, lock: bool = False) -> ApiKey | None:

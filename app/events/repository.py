@@ -8,7 +8,7 @@ from sqlalchemy import delete, insert, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from app.core.database import NULL, copy_in
+from app.core.database import NULL, copy_in, read_rows
 from app.core.ids import first_id_at
 from app.core.pagination import PageRequest
 from app.core.unit_of_work import UnitOfWork
@@ -18,25 +18,25 @@ _EVENT_COLUMNS = "id, workspace_id, type, external_id, occurred_at, created_at, 
 _COPY_EVENTS = f"COPY events ({_EVENT_COLUMNS}) FROM STDIN"
 _COPY_FAN_OUTS = "COPY fan_outs (workspace_id, event_id, event_type) FROM STDIN"
 # One statement each, which needs no transaction around it.
-_INSERT_ONE = text(f"""
+_INSERT_ONE = f"""
 WITH event AS (
     INSERT INTO events ({_EVENT_COLUMNS})
-    VALUES (:id, :workspace_id, :type, NULL, :occurred_at, :created_at, :body)
+    VALUES (%(id)s, %(workspace_id)s, %(type)s, NULL, %(occurred_at)s, %(created_at)s, %(body)s)
 )
-INSERT INTO fan_outs (workspace_id, event_id, event_type) VALUES (:workspace_id, :id, :type)
+INSERT INTO fan_outs (workspace_id, event_id, event_type) VALUES (%(workspace_id)s, %(id)s, %(type)s)
 RETURNING event_id
-""")
-_INSERT_ONE_ONCE = text(f"""
+"""
+_INSERT_ONE_ONCE = f"""
 WITH own AS (
     INSERT INTO event_external_ids (workspace_id, external_id, event_id)
-    VALUES (:workspace_id, :external_id, :id) ON CONFLICT DO NOTHING RETURNING event_id
+    VALUES (%(workspace_id)s, %(external_id)s, %(id)s) ON CONFLICT DO NOTHING RETURNING event_id
 ), event AS (
     INSERT INTO events ({_EVENT_COLUMNS})
-    SELECT event_id, :workspace_id, :type, :external_id, :occurred_at, :created_at, :body FROM own
+    SELECT event_id, %(workspace_id)s, %(type)s, %(external_id)s, %(occurred_at)s, %(created_at)s, %(body)s FROM own
 )
-INSERT INTO fan_outs (workspace_id, event_id, event_type) SELECT :workspace_id, event_id, :type FROM own
+INSERT INTO fan_outs (workspace_id, event_id, event_type) SELECT %(workspace_id)s, event_id, %(type)s FROM own
 RETURNING event_id
-""")
+"""
 
 
 def _insert_once(dialect: Any) -> Any:
@@ -54,7 +54,7 @@ def insert_new(uow: UnitOfWork, rows: list[dict[str, Any]]) -> set[str]:
     connection = uow.connection
     if len(rows) == 1 and not uow.is_sqlite:
         one = _INSERT_ONE if rows[0]["external_id"] is None else _INSERT_ONE_ONCE
-        return set(connection.scalars(one, rows[0]))
+        return {row[0] for row in read_rows(connection, one, rows[0])}
     new = {row["id"] for row in rows if row["external_id"] is None}
     # In one order everywhere: two batches with the same ids would else wait for each other in a circle.
     own = sorted(

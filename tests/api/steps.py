@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 from sqlalchemy import event, select, update
 
 from app.api_keys import service as api_keys
@@ -42,12 +43,27 @@ def age_key(resources: Resources, key_id: str, **columns: Any) -> None:
 def record_statements(resources: Resources) -> list[str]:
     """Give a list to which every further SQL statement of the process is added."""
     statements: list[str] = []
+    engine = resources.database.engine
+    if resources.database.is_sqlite:
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if not statement.startswith("BEGIN"):  # which SQLite's driver is told in words
-            statements.append(statement)
+        def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+            if not statement.startswith("BEGIN"):  # which SQLite's driver is told in words
+                statements.append(statement)
 
-    event.listen(resources.database.engine, "before_cursor_execute", note)
+        event.listen(engine, "before_cursor_execute", note)
+        return statements
+
+    class Recording(psycopg.Cursor[Any]):
+        """In the driver, since the hot paths go past SQLAlchemy."""
+
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            statements.append(query)
+            return super().execute(query, *args, **kwargs)
+
+    engine.dispose()
+    event.listen(engine, "connect", lambda driver, _record: setattr(driver, "cursor_factory", Recording))
+    with engine.connect():
+        statements.clear()  # what was asked for being connected
     return statements
 
 
