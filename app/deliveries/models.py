@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Boolean, Index, Integer, LargeBinary, Text, false, select, text
+from sqlalchemy import Boolean, Index, Integer, LargeBinary, SmallInteger, Text, false, select, text
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from app.core.database import Base, IdText, UtcDateTime, utc_now
@@ -55,6 +55,7 @@ PARTITIONED_TABLES = (
     PartitionedTable("attempts", "att"),
 )
 
+_MANUAL = text("trigger = 'manual'")
 _FAILED = text("status = 'failed'")
 _RUNNING = text("status = 'running'")
 
@@ -69,6 +70,14 @@ class PendingDelivery(Base):
     __tablename__ = "pending_deliveries"
     __table_args__ = (
         Index("ix_pending_deliveries_due", "endpoint_id", "is_retry", "next_attempt_at", "event_id"),
+        # What somebody asked for goes out through a hold, and is found among all that waits there.
+        Index(
+            "ix_pending_deliveries_manual",
+            "endpoint_id",
+            "next_attempt_at",
+            sqlite_where=_MANUAL,
+            postgresql_where=_MANUAL,
+        ),
     )
 
     event_id: Mapped[str] = mapped_column(IdText, primary_key=True)
@@ -100,6 +109,7 @@ class Delivery(Base):
     id: Mapped[str] = mapped_column(IdText)
     workspace_id: Mapped[str] = mapped_column(IdText)
     event_type: Mapped[str] = mapped_column(Text)
+    is_test: Mapped[bool] = mapped_column(Boolean, server_default=false())  # sent once, and never again
     # None of the columns from here on may have an index: their update would then write all indexes anew.
     status: Mapped[str] = mapped_column(Text, server_default=DeliveryStatus.PENDING.value)
     attempt_count: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -176,6 +186,20 @@ class Attempt(Base):
     response_headers: Mapped[str] = mapped_column(Text)  # JSON array of [name, value]
     response_body: Mapped[bytes] = mapped_column(LargeBinary)
     response_truncated: Mapped[bool] = mapped_column(Boolean)
+
+
+class AttemptCount(Base):
+    """How many attempts of an endpoint in an hour ended so, and took about so long."""
+
+    __tablename__ = "attempt_counts"
+    # By hour first: what is written to is together, and so is what retention deletes.
+    __table_args__ = (Index("ix_attempt_counts_endpoint_id_hour", "endpoint_id", "hour"),)
+
+    hour: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)  # since 1970, in UTC
+    endpoint_id: Mapped[str] = mapped_column(IdText, primary_key=True)
+    status: Mapped[str] = mapped_column(Text, primary_key=True)
+    duration_bin: Mapped[int] = mapped_column(SmallInteger, primary_key=True)  # see statistics.py
+    count: Mapped[int] = mapped_column(Integer)
 
 
 class Recovery(Base):

@@ -5,6 +5,7 @@ On SQLite only: which database it is makes no difference to shapes, and test_eve
 
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from schemathesis.specs.openapi import checks
 from sqlalchemy import insert
 
 from app.api_keys import service as api_keys
+from app.core.clock import now
 from app.core.ids import new_id
 from app.core.unit_of_work import open_resources
 from app.deliveries.models import Attempt, Delivery
@@ -73,7 +75,14 @@ def ids(api: Api) -> dict[str, str]:
         uow.session.execute(insert(Delivery), a_delivery(api, delivery_id, event["id"]))
         attempt = an_attempt(api, attempt_id, delivery_id, event["id"], endpoint["id"])
         uow.session.execute(insert(Attempt), attempt)
-    return {**found, "delivery_id": delivery_id, "attempt_id": attempt_id}
+    span = {"since": (now() - timedelta(days=1)).isoformat(), "dry_run": True}
+    recovery: Any = api.post(f"/v1/endpoints/{endpoint['id']}/recover", span).json
+    return {
+        **found,
+        "delivery_id": delivery_id,
+        "attempt_id": attempt_id,
+        "recovery_id": recovery["id"],
+    }
 
 
 @pytest.mark.parametrize(("method", "rule"), KEYED, ids=str)
