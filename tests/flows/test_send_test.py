@@ -15,6 +15,7 @@ from app.deliveries.models import PendingDelivery, PendingTest
 from app.deliveries.work import NewAttempt
 from app.development.api import Api as HttpApi
 from app.development.api import ApiRefused
+from app.endpoints.models import Endpoint
 from app.events.catalogue import BUILT_IN
 from tests import receivers
 from tests.api import expect
@@ -197,6 +198,56 @@ def test_during_a_rotation_both_secrets_sign(api):
         (request,) = receiver.requests
     verify(request, made["signing_secret"])
     verify(request, new)
+
+
+def template(text: str) -> dict[str, str]:
+    return {"type": "template", "template": text}
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_body_is_of_the_endpoints_format(api):
+    with receivers.ok() as receiver:
+        made = make_endpoint(api, receiver, format=template('{"said": {{ data.text | json }}}'))
+        attempt = send_test(api, made, data={"text": "hi"})
+        (request,) = receiver.requests
+    assert request.body == b'{"said": "hi"}'
+    assert attempt["request"]["body"] == '{"said": "hi"}'
+    verify(request, made["signing_secret"])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_template_that_fails_is_answered_with_its_line_and_nothing_is_sent(api):
+    with receivers.ok() as receiver:
+        made = make_endpoint(api, receiver, format=template('{\n"said": {{ data.subject | json }}\n}'))
+        attempt = send_test(api, made, data={"text": "hi"})
+        assert receiver.connections == 0
+    assert (attempt["status"], attempt["error"]["code"]) == ("failed", "template_failed")
+    assert "Line 2" in attempt["error"]["detail"]
+    assert (attempt["trigger"], attempt["request"]["body"]) == ("test", None)
+    assert log_of(api, made) == [attempt]
+    assert deliveries_of(api, made)[0]["status"] == "failed"
+
+
+@pytest.mark.usefixtures("worker")
+def test_without_a_secret_that_can_be_read_nothing_is_sent(api, resources):
+    with receivers.ok() as receiver:
+        made = make_endpoint(api, receiver)
+        with resources.transaction() as uow:
+            endpoint = uow.session.get_one(Endpoint, made["id"])
+            endpoint.signing_secret = endpoint.signing_secret.replace("k1", "k9", 1)
+        attempt = send_test(api, made)
+        assert receiver.connections == 0
+    assert (attempt["status"], attempt["error"]["code"]) == ("failed", "secrets_unreadable")
+    assert "contact support" in attempt["error"]["detail"]
+
+
+@pytest.mark.usefixtures("worker")
+def test_neither_a_retry_nor_a_replay_sends_it_again(api, drain):
+    with receivers.ok(500) as receiver:
+        attempt = send_test(api, make_endpoint(api, receiver))
+        for path in (f"deliveries/{attempt['delivery_id']}/retry", f"events/{attempt['event_id']}/replay"):
+            expect.problem(api.post(f"/v1/{path}"), 409, "test_not_repeatable")
+        assert drain() == 0
 
 
 @pytest.mark.usefixtures("worker")
