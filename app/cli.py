@@ -205,9 +205,10 @@ def publish_event(
 def migrate() -> dict[str, Any]:
     """Bring the database to the newest schema."""
     from app import migrations
+    from app.deliveries.models import PARTITIONED_TABLES
     from config.settings import load_settings
 
-    return {"revision": migrations.migrate(load_settings())}
+    return {"revision": migrations.migrate(load_settings(), PARTITIONED_TABLES)}
 
 
 @_command(cli, "config")

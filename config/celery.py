@@ -8,8 +8,8 @@ from config.wire import QueueName, TaskName
 # Longer than any countdown: a message that is not acknowledged by then is handed out a second time.
 VISIBILITY_TIMEOUT_SECONDS = 7200
 
-# How many slots stay free of pumps, for fan-out and for maintenance.
-SLOTS_BESIDE_PUMPS = 2
+# How many slots stay free of pumps: for fan-out, for maintenance, and one for tests, which may hang as long as pumps.
+SLOTS_BESIDE_PUMPS = 3
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -48,9 +48,12 @@ def celery_config(settings: Settings) -> dict[str, Any]:
                 (TaskName.EVENTS_SWEEP, 5.0),
                 (TaskName.DELIVERIES_SWEEP, 5.0),
                 (TaskName.DELIVERIES_REQUEUE, 60.0),
+                (TaskName.DELIVERIES_SEND_TESTS, 5.0),
+                (TaskName.RECOVERIES_ADVANCE, 5.0),
                 (TaskName.ENDPOINTS_FORGET_SECRETS, 3600.0),
                 (TaskName.API_KEYS_EXPIRE, 60.0),
                 (TaskName.IDEMPOTENCY_PRUNE, 3600.0),
+                (TaskName.RETENTION_APPLY, 3600.0),
             )
         },
     }

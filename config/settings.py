@@ -51,6 +51,8 @@ class Settings:
     failed_key_limit: int
     pumps: int
     sender_connections: int
+    disable_after_days: int
+    retention_days: int
     dev_origins: tuple[str, ...]
     ca_file: Path | None
     egress_allow_cidrs: tuple[Network, ...]
@@ -91,6 +93,8 @@ class Settings:
             "failed_key_limit": self.failed_key_limit,
             "pumps": self.pumps,
             "sender_connections": self.sender_connections,
+            "disable_after_days": self.disable_after_days,
+            "retention_days": self.retention_days,
             "dev_origins": list(self.dev_origins),
             "ca_file": str(self.ca_file) if self.ca_file else None,
             "egress_allow_cidrs": [str(network) for network in self.egress_allow_cidrs],
@@ -124,6 +128,8 @@ def load_settings() -> Settings:
     failed_key_limit = env.int("BOTBAT_FAILED_KEY_LIMIT", 300, validate=Range(1, MAX_RATE_LIMIT))
     pumps = env.int("BOTBAT_PUMPS", os.cpu_count() or 1, validate=Range(1, 256))
     sender_connections = env.int("BOTBAT_SENDER_CONNECTIONS", 400, validate=Range(1, 10_000))
+    disable_after_days = env.int("BOTBAT_DISABLE_AFTER_DAYS", 5, validate=Range(0, 365))
+    retention_days = env.int("BOTBAT_RETENTION_DAYS", 30, validate=Range(1, 3650))
     dev_origins = _each(env, "BOTBAT_DEV_ORIGINS", values.dev_origin, errors)
     ca_text = env.str("BOTBAT_CA_FILE", "")
     egress_allow_cidrs = _each(env, "BOTBAT_EGRESS_ALLOW_CIDRS", values.network, errors)
@@ -178,6 +184,8 @@ def load_settings() -> Settings:
         failed_key_limit=failed_key_limit,
         pumps=1 if checked_url.startswith("sqlite") else pumps,
         sender_connections=sender_connections,
+        disable_after_days=disable_after_days,
+        retention_days=retention_days,
         dev_origins=dev_origins,
         ca_file=ca_file,
         egress_allow_cidrs=egress_allow_cidrs,

@@ -9,6 +9,7 @@ class QueueName(StrEnum):
     EVENTS = "events"
     DELIVERIES = "deliveries"
     RETRIES = "retries"  # countdown doorbells alone, so that waiting ones never block fresh ones
+    TESTS = "tests"
     MAINTENANCE = "maintenance"
 
 
@@ -20,9 +21,12 @@ class TaskName(StrEnum):
     DELIVERIES_PUMP = "deliveries.pump"
     DELIVERIES_SWEEP = "deliveries.sweep"
     DELIVERIES_REQUEUE = "deliveries.requeue"
+    DELIVERIES_SEND_TESTS = "deliveries.send_tests"
+    RECOVERIES_ADVANCE = "recoveries.advance"
     ENDPOINTS_FORGET_SECRETS = "endpoints.forget_secrets"
     API_KEYS_EXPIRE = "api_keys.expire"
     IDEMPOTENCY_PRUNE = "idempotency.prune"
+    RETENTION_APPLY = "retention.apply"
 
     @property
     def queue(self) -> QueueName:
@@ -33,4 +37,5 @@ class TaskName(StrEnum):
 _QUEUES = {
     TaskName.EVENTS_FAN_OUT: QueueName.EVENTS,
     TaskName.DELIVERIES_PUMP: QueueName.DELIVERIES,
+    TaskName.DELIVERIES_SEND_TESTS: QueueName.TESTS,
 }

@@ -2,9 +2,9 @@
 
 import structlog
 
-from app.deliveries import engine
+from app.deliveries import engine, trial
 from config.wire import TaskName
-from worker import runtime, slots
+from worker import runtime, slots, trials
 from worker.main import celery
 from worker.pump import Pump
 
@@ -44,3 +44,18 @@ def requeue() -> None:
         stranded = engine.requeue(uow)
     if stranded:
         log.error("deliveries.stranded", queues=stranded)
+
+
+@celery.task(name=TaskName.DELIVERIES_SEND_TESTS.value)
+def send_tests() -> None:
+    """Send the tests that wait, and those that come meanwhile; only one such task runs in a worker."""
+    resources = runtime.resources()
+    resources.doorbell.answer(TaskName.DELIVERIES_SEND_TESTS)
+    with slots.tests_slot() as free, slots.told_to_stop() as stopping:
+        if free:
+            trials.run(resources, runtime.tests_sender(), stopping=stopping)
+    # After the slot: what came between the last look and the end of the slot found no task to see it.
+    if free:
+        with resources.transaction(write=False) as uow:
+            if trial.any_waiting(uow):
+                uow.ring(TaskName.DELIVERIES_SEND_TESTS)

@@ -15,7 +15,7 @@ from worker import runtime, slots
 celery = Celery("botbat")
 celery.config_from_object(celery_config(runtime.settings()))
 celery.conf.task_queues = [Queue(name, Exchange(name), routing_key=name) for name in map(str, QueueName)]
-celery.conf.imports = ("worker.events", "worker.deliveries", "worker.maintenance")
+celery.conf.imports = ("worker.events", "worker.deliveries", "worker.recoveries", "worker.maintenance")
 
 
 @setup_logging.connect

@@ -25,7 +25,7 @@ from app.endpoints.service import Target
 from config.wire import TaskName
 from worker import sender as sending
 from worker.local_queue import LocalQueue
-from worker.request import InFlight, build, conclude
+from worker.request import InFlight, build, conclude, refuse
 
 log = structlog.get_logger()
 
@@ -146,8 +146,14 @@ class Pump:
                 assert queue.target is not None
                 picked.append((queue, delivery, queue.target))
         moment = datetime.now(UTC)
+        refused = []
         for queue, delivery, target in picked:
-            self._sender.start(build(queue, delivery, target, moment))
+            if delivery.error is None:
+                self._sender.start(build(queue, delivery, target, moment))
+            else:
+                refused.append(refuse(queue, delivery, target, moment))
+        if refused:
+            self._finish(refused)
         if self._buffered_rows < BUFFER_ROWS // 2:
             self._room.set()
 
@@ -207,10 +213,15 @@ class Pump:
         with self._lock:
             quotas = self._quotas(room)
             held = self._held_of(quotas)
+            in_hand = self._in_hand(quotas)
         due: list[DueDelivery] = []
         if quotas:
             with self._resources.transaction(write=False) as uow:
                 due = engine.claim(uow, quotas=quotas, held=held)
+            due = [delivery for delivery in due if delivery.id not in in_hand]
+        if any(delivery.formatted for delivery in due):
+            with self._resources.transaction() as uow:
+                due = engine.take_bodies(uow, due=due)
         self._take_in(quotas, due)
         # What was given back may be due again: only a round that changes nothing means that nothing is left.
         return leased + len(due) + self._release_idle()
@@ -224,9 +235,21 @@ class Pump:
                 held += self._held[quota.endpoint_id, True]
         return held
 
+    def _in_hand(self, quotas: list[Quota]) -> set[str]:
+        """Give all that was claimed of these queues and is not recorded.
+
+        A claim can find some of it once more: what somebody asks for anew gets another place in its queue.
+        """
+        return set().union(
+            *(self._held[quota.endpoint_id, is_retry] for quota in quotas for is_retry in (False, True))
+        )
+
     def _take_in(self, quotas: list[Quota], due: list[DueDelivery]) -> None:
-        found: dict[str, list[DueDelivery]] = {quota.endpoint_id: [] for quota in quotas}
         with self._lock:
+            # A queue that is held or released since it was asked for gets nothing of what would have been right before.
+            quotas = [quota for quota in quotas if quota.on_hold is self._queues[quota.endpoint_id].on_hold]
+            found: dict[str, list[DueDelivery]] = {quota.endpoint_id: [] for quota in quotas}
+            due = [delivery for delivery in due if delivery.endpoint_id in found]
             for delivery in due:
                 found[delivery.endpoint_id].append(delivery)
                 self._held[delivery.endpoint_id, delivery.is_retry].add(delivery.id)
@@ -264,7 +287,9 @@ class Pump:
             for queue in leased:
                 # One that is there already is ours still: only its time had run out.
                 if queue.endpoint_id not in self._queues:
-                    self._queues[queue.endpoint_id] = LocalQueue(queue.endpoint_id, queue.rate_limited_until)
+                    self._queues[queue.endpoint_id] = LocalQueue(
+                        queue.endpoint_id, queue.rate_limited_until, on_hold=queue.on_hold
+                    )
         return len(leased)
 
     def _quotas(self, room: int) -> list[Quota]:
@@ -322,10 +347,7 @@ class Pump:
                 )
             ]
             for queue in idle:
-                for delivery in queue.empty():
-                    self._held[delivery.endpoint_id, delivery.is_retry].discard(delivery.id)
-                    self._buffered_rows -= 1
-                    self._buffered_bytes -= len(delivery.body)
+                self._empty(queue)
         self._release(idle)
         with self._lock:
             for queue in idle:
@@ -363,12 +385,15 @@ class Pump:
         with self._lock:
             for endpoint_id in endpoint_ids:
                 queue = self._queues.pop(endpoint_id, None)
-                if queue is None:
-                    continue
-                for delivery in queue.empty():
-                    self._held[delivery.endpoint_id, delivery.is_retry].discard(delivery.id)
-                    self._buffered_rows -= 1
-                    self._buffered_bytes -= len(delivery.body)
+                if queue is not None:
+                    self._empty(queue)
+
+    def _empty(self, queue: LocalQueue) -> None:
+        """Give up what is buffered of a queue; the caller has the lock."""
+        for delivery in queue.empty():
+            self._held[delivery.endpoint_id, delivery.is_retry].discard(delivery.id)
+            self._buffered_rows -= 1
+            self._buffered_bytes -= len(delivery.body)
 
     # The recorder's thread.
 
@@ -391,6 +416,8 @@ class Pump:
                     self._held[attempt.endpoint_id, False].discard(attempt.delivery_id)
                     self._held[attempt.endpoint_id, True].discard(attempt.delivery_id)
                     queue.unrecorded -= 1
+                    if queue.probes:
+                        queue.probes.discard(attempt.delivery_id)
             self._room.set()
 
     def _is_recorded(self, batch: list[tuple[NewAttempt, Outcome]]) -> bool:
@@ -403,7 +430,9 @@ class Pump:
         while batch:
             try:
                 with self._resources.transaction() as uow:
-                    engine.record(uow, lease_id=self._lease_id, finished=batch)
+                    on_hold = engine.record(
+                        uow, lease_id=self._lease_id, finished=batch, probes=self._probes()
+                    )
                     for countdown in {
                         outcome.retry_in_seconds
                         for _, outcome in batch
@@ -429,4 +458,19 @@ class Pump:
                 log.warning("deliveries.record_retried", attempts=len(batch), error=type(error).__name__)
                 time.sleep(_DATABASE_RETRY_SECONDS)
             else:
+                self._hold(on_hold)
                 return
+
+    def _probes(self) -> set[str]:
+        with self._lock:
+            return set().union(*(queue.probes for queue in self._queues.values()))
+
+    def _hold(self, on_hold: dict[str, bool]) -> None:
+        """Hold and release queues; what is buffered of one that is held now waits in the database."""
+        with self._lock:
+            for endpoint_id, held in on_hold.items():
+                queue = self._queues.get(endpoint_id)
+                if queue is not None and queue.on_hold is not held:
+                    queue.on_hold = held
+                    if held:
+                        self._empty(queue)

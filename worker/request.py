@@ -8,6 +8,7 @@ import orjson
 from app.core.ids import new_id
 from app.core.signing import sign
 from app.deliveries.models import ATTEMPT_PREFIX, AttemptStatus, DeliveryStatus
+from app.deliveries.rendering import TEMPLATE_FAILED
 from app.deliveries.retries import delay_after, read_retry_after
 from app.deliveries.work import DueDelivery, NewAttempt
 from app.deliveries.work import Outcome as DeliveryOutcome
@@ -36,7 +37,7 @@ def build(queue: LocalQueue, delivery: DueDelivery, target: Target, moment: date
     timestamp = int(moment.timestamp())
     signatures = sign(target.keys_at(moment), delivery.event_id, timestamp, delivery.body)
     headers = [
-        "Content-Type: application/json",
+        f"Content-Type: {delivery.content_type}",
         f"User-Agent: {USER_AGENT}",
         f"X-BotBat-Event: {delivery.event_type}",
         f"X-BotBat-Delivery: {delivery.id}",
@@ -55,6 +56,21 @@ def build(queue: LocalQueue, delivery: DueDelivery, target: Target, moment: date
     )
 
 
+def refuse(queue: LocalQueue, delivery: DueDelivery, target: Target, moment: datetime) -> Outcome:
+    """Give the outcome of a delivery that has no body: nothing is sent, and nothing would be in a retry."""
+    return Outcome(
+        tag=InFlight(new_id(ATTEMPT_PREFIX), queue, delivery, target, ("", ""), 0),
+        started_at=moment.timestamp(),
+        duration_ms=0,
+        status_code=None,
+        error_code=TEMPLATE_FAILED,
+        error_detail=delivery.error,
+        response_headers=[],
+        response_body=b"",
+        response_truncated=False,
+    )
+
+
 def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutcome]:
     """Give the log row of an attempt, and what it means for its delivery."""
     delivery, target = sent.delivery, sent.target
@@ -62,6 +78,8 @@ def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutc
     delay = None
     if outcome.error_code is None:
         status, delivery_status = AttemptStatus.SUCCESS, DeliveryStatus.SUCCEEDED
+    elif delivery.error is not None:
+        status, delivery_status = AttemptStatus.FAILED, DeliveryStatus.FAILED
     else:
         asked = next(
             (value for name, value in outcome.response_headers if name.lower() == "retry-after"), None
@@ -89,7 +107,7 @@ def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutc
         error_detail=outcome.error_detail,
         started_at=datetime.fromtimestamp(outcome.started_at, UTC),
         url=target.url,
-        request_headers=_logged_headers(sent),
+        request_headers=_logged_headers(sent) if delivery.error is None else "[]",
         response_headers=orjson.dumps(outcome.response_headers).decode(),
         response_body=outcome.response_body,
         response_truncated=outcome.response_truncated,
@@ -102,7 +120,7 @@ def conclude(outcome: Outcome, sent: InFlight) -> tuple[NewAttempt, DeliveryOutc
 def _logged_headers(sent: InFlight) -> str:
     """Give the request's headers as JSON, by hand: every value is one of ours, and none has what JSON would escape."""
     return (
-        f'[["Content-Type","application/json"],["User-Agent","{USER_AGENT}"]'
+        f'[["Content-Type","{sent.delivery.content_type}"],["User-Agent","{USER_AGENT}"]'
         f',["X-BotBat-Event","{sent.delivery.event_type}"],["X-BotBat-Delivery","{sent.delivery.id}"]'
         f',["X-BotBat-Signature","{sent.signatures[0]}"],["webhook-id","{sent.delivery.event_id}"]'
         f',["webhook-timestamp","{sent.timestamp}"],["webhook-signature","{sent.signatures[1]}"]'

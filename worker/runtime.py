@@ -35,6 +35,12 @@ def sender() -> Sender:
     return made
 
 
+@cache
+def tests_sender() -> Sender:
+    """Give the sender of this process for tests: what a pump has under way and what a test has never mix."""
+    return new_sender(resources())
+
+
 def new_sender(of: Resources) -> Sender:
     """Make a sender that trusts the public authorities and, where configured, `BOTBAT_CA_FILE`."""
     return Sender(

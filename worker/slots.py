@@ -9,8 +9,8 @@ import mmap
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 
 class SharedFlag:
@@ -38,10 +38,22 @@ _file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
 atexit.register(_file.close)
 
 
-@contextmanager
-def pump_slot(count: int) -> Iterator[bool]:
+_TESTS_SLOT = 1 << 16  # beyond any pump's
+
+
+def pump_slot(count: int) -> AbstractContextManager[bool]:
     """Hold one of `count` slots during the block; gives False when all are taken."""
-    for slot in range(count):
+    return _one_of(range(count))
+
+
+def tests_slot() -> AbstractContextManager[bool]:
+    """Hold the slot of the task that sends tests during the block; gives False when it is taken."""
+    return _one_of([_TESTS_SLOT])
+
+
+@contextmanager
+def _one_of(slots: Iterable[int]) -> Iterator[bool]:
+    for slot in slots:
         try:
             fcntl.lockf(_file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
         except OSError:

@@ -11,6 +11,9 @@ from app.core.ids import is_id
 
 DEFAULT_LIMIT = 25
 MAX_LIMIT = 100
+# How many rows one request looks at for those that it is asked for, where no index leads to them. A page of a rare kind
+# can be short, even empty, and still have a cursor.
+MAX_SEARCHED = 10_000
 
 T = TypeVar("T")
 
@@ -54,9 +57,12 @@ def decode_cursor(cursor: str, is_valid: Callable[[str], bool]) -> str:
     return position
 
 
-def page_of(rows: Sequence[Any], request: PageRequest) -> Page[Any]:
-    """Make a page of rows that were queried with one more than `request.limit`."""
+def page_of(rows: Sequence[Any], request: PageRequest, *, searched_to: str | None = None) -> Page[Any]:
+    """Make a page of rows that were queried with one more than `request.limit`.
+
+    `searched_to` is the id at which a search ended that may go on below; None where there is no more.
+    """
     if len(rows) <= request.limit:
-        return Page(rows, None)
+        return Page(rows, encode_cursor(searched_to) if searched_to else None)
     items = rows[: request.limit]
     return Page(items, encode_cursor(items[-1].id))

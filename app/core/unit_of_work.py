@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -29,6 +30,7 @@ class Resources:
     egress_policy: EgressPolicy
     request_counter: RequestCounter
     failed_keys: FailureLimiter
+    waiting_tests: BoundedSemaphore
 
     @contextmanager
     def transaction(self, *, write: bool = True, hurried: bool = False) -> Iterator["UnitOfWork"]:
@@ -63,6 +65,8 @@ def open_resources(settings: Settings, *, doorbell: Doorbell | None = None) -> R
         ),
         request_counter=RequestCounter(settings),
         failed_keys=FailureLimiter(settings.failed_key_limit),
+        # A request that sends a test keeps its thread until the test has ended: half of them stay for all others.
+        waiting_tests=BoundedSemaphore(max(1, settings.web_threads // 2)),
     )
 
 
@@ -124,9 +128,11 @@ class UnitOfWork:
             self._connection.rollback()
 
     def close(self) -> None:
-        """Roll back what is not committed and give the connection back."""
+        """Roll back what is not committed and give the connection back; what is done afterwards takes another."""
         self._rings = {}
-        if self._session is not None:
-            self._session.close()
-        if self._connection is not None:
-            self._connection.close()
+        session, connection = self._session, self._connection
+        self._session = self._connection = None
+        if session is not None:
+            session.close()
+        if connection is not None:
+            connection.close()

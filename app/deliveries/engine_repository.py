@@ -54,6 +54,12 @@ def list_due(uow: UnitOfWork, quotas: Sequence[Quota], held: Collection[str]) ->
     return [DueDelivery(*row) for row in rows]
 
 
+def list_by_events(uow: UnitOfWork, endpoint_id: str, event_ids: Collection[str]) -> list[DueDelivery]:
+    """Give an endpoint's pending deliveries of these events, due or not."""
+    parameters = {"endpoint_id": endpoint_id, "event_ids": list(event_ids)}
+    return [DueDelivery(*row) for row in uow.connection.execute(_LIST_BY_EVENTS, parameters)]
+
+
 def _after(name: str, positions: Sequence[Position | None]) -> dict[str, str]:
     return {
         f"{name}_at": ",".join(each[0].isoformat() if each else "-infinity" for each in positions),
@@ -76,30 +82,52 @@ def has_attempt(uow: UnitOfWork, attempt_id: str) -> bool:
 
 
 def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
-    """Move deliveries on. One that was canceled meanwhile stays so."""
-    finished = [outcome for outcome in outcomes if outcome.status != DeliveryStatus.PENDING]
-    retried = [outcome for outcome in outcomes if outcome.status == DeliveryStatus.PENDING]
+    """Move deliveries on. One that was canceled meanwhile stays so.
+
+    One whose last attempt has failed goes on if somebody has asked for another while that was under way.
+    """
+    if not uow.is_sqlite:
+        uow.connection.execute(_BY_INDEX)
+    failed = [outcome for outcome in outcomes if outcome.status != DeliveryStatus.SUCCEEDED]
+    kept = _retry(uow, failed) if failed else set()
+    finished: list[Outcome] = []
+    retried: list[Outcome] = []
+    for outcome in outcomes:
+        goes_on = outcome.status == DeliveryStatus.PENDING or (outcome.event_id, outcome.endpoint_id) in kept
+        (retried if goes_on else finished).append(outcome)
     if uow.is_sqlite:
         _update_sqlite(uow, finished, retried)
         return
-    uow.connection.execute(_BY_INDEX)
     if finished:
         keys = _keys(finished)
         uow.connection.execute(_DELETE_PENDING, keys)
         statuses = {"statuses": _joined(outcome.status.value for outcome in finished)}
         uow.connection.execute(_FINISH, keys | statuses | _counts(finished))
     if retried:
-        keys = _keys(retried)
-        uow.connection.execute(
-            _RETRY,
-            keys
-            | _counts(retried)
-            | {
-                "triggers": _joined(outcome.trigger for outcome in retried),
-                "retry_in": _joined(outcome.retry_in_seconds for outcome in retried),
-            },
-        )
-        uow.connection.execute(_COUNT, keys | _counts(retried))
+        uow.connection.execute(_COUNT, _keys(retried) | _counts(retried))
+
+
+def _retry(uow: UnitOfWork, failed: Sequence[Outcome]) -> set[tuple[str, str]]:
+    """Put off what is to be retried; gives (event id, endpoint id) of what is not and yet goes on."""
+    if uow.is_sqlite:
+        last = [outcome for outcome in failed if outcome.retry_in_seconds is None]
+        if rows := [_parameters(outcome) for outcome in failed if outcome.retry_in_seconds is not None]:
+            uow.connection.execute(_RETRY_SQLITE, rows)
+        return {
+            (outcome.event_id, outcome.endpoint_id)
+            for outcome in last
+            if uow.connection.execute(_RETRY_SQLITE, _parameters(outcome)).rowcount
+        }
+    kept = uow.connection.execute(
+        _RETRY,
+        _keys(failed)
+        | _counts(failed)
+        | {
+            "triggers": _joined(outcome.trigger for outcome in failed),
+            "retry_in": _joined(outcome.retry_in_seconds for outcome in failed),
+        },
+    )
+    return {(row.event_id, row.endpoint_id) for row in kept}
 
 
 def _keys(outcomes: Sequence[Outcome]) -> dict[str, str]:
@@ -114,24 +142,24 @@ def _counts(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def _update_sqlite(uow: UnitOfWork, finished: Sequence[Outcome], retried: Sequence[Outcome]) -> None:
-    def parameters(outcome: Outcome) -> dict[str, Any]:
-        return {
-            "event_id": outcome.event_id,
-            "endpoint_id": outcome.endpoint_id,
-            "status": outcome.status.value,
-            "attempt_count": outcome.attempt_count,
-            "trigger": outcome.trigger,
-            "retry_in": f"+{outcome.retry_in_seconds or 0:.3f} seconds",
-        }
-
     if finished:
-        rows = [parameters(outcome) for outcome in finished]
+        rows = [_parameters(outcome) for outcome in finished]
         uow.connection.execute(_DELETE_PENDING_SQLITE, rows)
         uow.connection.execute(_FINISH_SQLITE, rows)
     if retried:
-        rows = [parameters(outcome) for outcome in retried]
-        uow.connection.execute(_RETRY_SQLITE, rows)
-        uow.connection.execute(_COUNT_SQLITE, rows)
+        uow.connection.execute(_COUNT_SQLITE, [_parameters(outcome) for outcome in retried])
+
+
+def _parameters(outcome: Outcome) -> dict[str, Any]:
+    wait = outcome.retry_in_seconds
+    return {
+        "event_id": outcome.event_id,
+        "endpoint_id": outcome.endpoint_id,
+        "status": outcome.status.value,
+        "attempt_count": outcome.attempt_count,
+        "trigger": outcome.trigger,
+        "retry_in": None if wait is None else f"+{wait:.3f} seconds",
+    }
 
 
 def next_due(uow: UnitOfWork, endpoint_ids: Sequence[str]) -> dict[str, datetime]:
@@ -205,7 +233,7 @@ _COPY_PENDING = "COPY pending_deliveries (event_id, endpoint_id, delivery_id) FR
 
 _DUE_COLUMNS = """
 p.delivery_id, p.endpoint_id, e.workspace_id, p.event_id, e.type, p.attempt_count, p.trigger, e.body,
-p.is_retry, p.next_attempt_at
+p.is_retry, p.next_attempt_at, endpoint.format_options IS NOT NULL AS formatted
 """
 
 _ONE_QUEUE = """
@@ -223,6 +251,7 @@ FROM unnest(string_to_array(%(endpoint_ids)s, ','), string_to_array(%(first_atte
             string_to_array(%(first_at)s, ',')::timestamptz[], string_to_array(%(first_id)s, ','),
             string_to_array(%(retries_at)s, ',')::timestamptz[], string_to_array(%(retries_id)s, ','))
          AS quota (endpoint_id, first_attempts, retries, first_at, first_id, retries_at, retries_id)
+LEFT JOIN endpoints endpoint ON endpoint.id = quota.endpoint_id
 CROSS JOIN LATERAL (
     {_ONE_QUEUE.format(is_retry="false", limit="first_attempts", after="first")}
     UNION ALL
@@ -235,13 +264,26 @@ _LIST_DUE_SQLITE = (
     text(f"""
 SELECT {_DUE_COLUMNS}
 FROM pending_deliveries p JOIN events e ON e.id = p.event_id
+LEFT JOIN endpoints endpoint ON endpoint.id = p.endpoint_id
 WHERE p.endpoint_id = :endpoint_id AND p.is_retry = :is_retry
   AND p.next_attempt_at <= {SQLITE_NOW} AND (p.next_attempt_at, p.event_id) > (:after_at, :after_id)
   AND p.delivery_id NOT IN (SELECT value FROM json_each(:held))
 ORDER BY p.next_attempt_at, p.event_id LIMIT :limit
 """)
     .bindparams(bindparam("after_at", type_=UtcDateTime()))
-    .columns(is_retry=Boolean(), next_attempt_at=UtcDateTime())
+    .columns(is_retry=Boolean(), next_attempt_at=UtcDateTime(), formatted=Boolean())
+)
+
+_LIST_BY_EVENTS = (
+    text(f"""
+SELECT {_DUE_COLUMNS}
+FROM pending_deliveries p JOIN events e ON e.id = p.event_id
+LEFT JOIN endpoints endpoint ON endpoint.id = p.endpoint_id
+WHERE p.endpoint_id = :endpoint_id AND p.event_id IN :event_ids
+ORDER BY p.next_attempt_at, p.event_id
+""")
+    .bindparams(bindparam("event_ids", expanding=True))
+    .columns(is_retry=Boolean(), next_attempt_at=UtcDateTime(), formatted=Boolean())
 )
 
 _COPY_ATTEMPTS = f"COPY attempts ({', '.join(f.name for f in fields(NewAttempt))}) FROM STDIN"
@@ -280,20 +322,25 @@ WHERE d.event_id = rows.event_id AND d.endpoint_id = rows.endpoint_id
 
 # Whoever asked for an attempt while an automatic one was under way gets it: its time is not put off.
 _RETRY = text(f"""
-UPDATE pending_deliveries AS p SET
-    is_retry = true,
-    attempt_count = rows.attempt_count,
-    next_attempt_at = CASE WHEN p.trigger = rows.trigger THEN now() + rows.retry_in * interval '1 second'
-                      ELSE p.next_attempt_at END,
-    trigger = CASE WHEN p.trigger = rows.trigger THEN 'auto' ELSE p.trigger END
-FROM {
+WITH moved AS (
+    UPDATE pending_deliveries AS p SET
+        is_retry = p.trigger = rows.trigger,
+        attempt_count = rows.attempt_count,
+        next_attempt_at = CASE WHEN p.trigger = rows.trigger THEN now() + rows.retry_in * interval '1 second'
+                          ELSE p.next_attempt_at END,
+        trigger = CASE WHEN p.trigger = rows.trigger THEN 'auto' ELSE p.trigger END
+    FROM {
     _ROWS.format(
         more=", string_to_array(:counts, ',')::int[], string_to_array(:triggers, ','), "
-        "string_to_array(:retry_in, ',')::float8[]",
+        "string_to_array(:retry_in, ',', '')::float8[]",
         names=", attempt_count, trigger, retry_in",
     )
 }
-WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id
+    WHERE p.event_id = rows.event_id AND p.endpoint_id = rows.endpoint_id
+      AND (rows.retry_in IS NOT NULL OR p.trigger <> rows.trigger)
+    RETURNING p.event_id, p.endpoint_id, rows.retry_in
+)
+SELECT event_id, endpoint_id FROM moved WHERE retry_in IS NULL
 """)
 
 _COUNT = text(f"""
@@ -312,12 +359,12 @@ WHERE {_THIS}
 """)
 _RETRY_SQLITE = text(f"""
 UPDATE pending_deliveries SET
-    is_retry = 1,
+    is_retry = (trigger = :trigger),
     attempt_count = :attempt_count,
     next_attempt_at = CASE WHEN trigger = :trigger
                       THEN strftime('%Y-%m-%d %H:%M:%f', 'now', :retry_in) || '000' ELSE next_attempt_at END,
     trigger = CASE WHEN trigger = :trigger THEN 'auto' ELSE trigger END
-WHERE {_THIS}
+WHERE {_THIS} AND (:retry_in IS NOT NULL OR trigger <> :trigger)
 """)
 _COUNT_SQLITE = text(f"""
 UPDATE deliveries SET attempt_count = :attempt_count WHERE {_THIS}

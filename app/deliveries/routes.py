@@ -2,22 +2,37 @@
 
 from typing import Any
 
+from flask import Response
+
 from app.core.pagination import page_request
-from app.deliveries import service
-from app.deliveries.models import ATTEMPT_PREFIX, DELIVERY_PREFIX
+from app.deliveries import recoveries, redelivery, service, statistics, trial
+from app.deliveries.filters import AttemptFilter
+from app.deliveries.models import ATTEMPT_PREFIX, DELIVERY_PREFIX, RECOVERY_PREFIX
 from app.deliveries.schemas import (
     AttemptList,
     AttemptObject,
+    AttemptPageQuery,
     AttemptQuery,
     DeliveryList,
+    DeliveryObject,
     DeliveryQuery,
     DeliveryWithAttempts,
     EventWithDeliveries,
+    RecoverRequest,
+    RecoveryList,
+    RecoveryObject,
+    ReplayedDeliveries,
+    ReplayRequest,
+    SendTestRequest,
+    StatisticsObject,
+    StatisticsQuery,
+    ndjson_of,
 )
 from app.endpoints.schemas import EndpointObject
+from app.events.service import MAX_EVENT_BYTES
 from app.rest import context
 from app.rest.blueprint import ApiBlueprint
-from app.rest.schemas import EmptyBody
+from app.rest.schemas import EmptyBody, PageQuery
 
 deliveries = ApiBlueprint("deliveries", "/v1", "What is delivered, and the log of every attempt.")
 
@@ -52,13 +67,46 @@ def get_attempt(attempt_id: str) -> Any:
 
 
 @deliveries.api("/endpoints/<endpoint_id>/attempts", scope="deliveries:read")
-@deliveries.arguments(AttemptQuery, location="query")
+@deliveries.arguments(AttemptPageQuery, location="query")
 @deliveries.response(200, AttemptList)
 def list_endpoint_attempts(query: dict[str, Any], endpoint_id: str) -> Any:
     """Read an endpoint's delivery log, newest first."""
     page = page_request(query.pop("limit"), query.pop("cursor"), ATTEMPT_PREFIX)
     return service.list_attempts(
-        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, page=page, **query
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        endpoint_id=endpoint_id,
+        page=page,
+        filters=AttemptFilter(**query),
+    )
+
+
+@deliveries.api("/endpoints/<endpoint_id>/attempts.ndjson", scope="deliveries:read")
+@deliveries.arguments(AttemptQuery, location="query")
+@deliveries.response(
+    200,
+    {"type": "string"},
+    content_type="application/x-ndjson",
+    description="One attempt object per line; what headers may have for secrets is masked.",
+)
+def export_endpoint_attempts(query: dict[str, Any], endpoint_id: str) -> Response:
+    """Read the whole of an endpoint's delivery log, newest first, one attempt per line."""
+    attempts = service.export_attempts(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        endpoint_id=endpoint_id,
+        filters=AttemptFilter(**query),
+    )
+    return Response(ndjson_of(attempts), mimetype="application/x-ndjson")
+
+
+@deliveries.api("/endpoints/<endpoint_id>/stats", scope="deliveries:read")
+@deliveries.arguments(StatisticsQuery, location="query")
+@deliveries.response(200, StatisticsObject)
+def get_endpoint_statistics(query: dict[str, Any], endpoint_id: str) -> Any:
+    """Get how an endpoint's attempts went, by the hour or by the day."""
+    return statistics.get(
+        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, **query
     )
 
 
@@ -67,6 +115,14 @@ def list_endpoint_attempts(query: dict[str, Any], endpoint_id: str) -> Any:
 def get_event(event_id: str) -> Any:
     """Get an event with its deliveries."""
     return service.get_event(context.uow(), workspace_id=context.workspace_id(), event_id=event_id)
+
+
+@deliveries.api("/events/<event_id>/payload", "DELETE", scope="events:write")
+@deliveries.arguments(EmptyBody)
+@deliveries.response(204)
+def expunge_payload(_body: dict[str, Any], event_id: str) -> None:
+    """Erase an event's payload for good; what is pending of it is canceled, and it cannot be sent again."""
+    service.expunge_payload(context.uow(), workspace_id=context.workspace_id(), event_id=event_id)
 
 
 @deliveries.api("/endpoints/<endpoint_id>", "DELETE", scope="endpoints:write")
@@ -92,4 +148,83 @@ def resume_endpoint(_body: dict[str, Any], endpoint_id: str) -> Any:
     """Resume an endpoint; what has waited goes out."""
     return service.resume_endpoint(
         context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id
+    )
+
+
+@deliveries.api(
+    "/endpoints/<endpoint_id>/test", "POST", scope="endpoints:write", max_body_bytes=MAX_EVENT_BYTES
+)
+@deliveries.arguments(SendTestRequest)
+@deliveries.response(200, AttemptObject)
+def send_test(body: dict[str, Any], endpoint_id: str) -> Any:
+    """Send a sample event to an endpoint now, and wait for what comes back: the attempt, also when it failed."""
+    return trial.send(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        endpoint_id=endpoint_id,
+        event_type=body["type"],
+        data=body["data"],
+    )
+
+
+@deliveries.api("/deliveries/<delivery_id>/retry", "POST", scope="deliveries:write")
+@deliveries.arguments(EmptyBody)
+@deliveries.response(202, DeliveryObject)
+def retry_delivery(_body: dict[str, Any], delivery_id: str) -> Any:
+    """Attempt a delivery once more, now, whatever became of it; while its endpoint is paused it waits."""
+    return redelivery.retry(context.uow(), workspace_id=context.workspace_id(), delivery_id=delivery_id)
+
+
+@deliveries.api("/events/<event_id>/replay", "POST", scope="events:write")
+@deliveries.arguments(ReplayRequest)
+@deliveries.response(202, ReplayedDeliveries)
+def replay_event(body: dict[str, Any], event_id: str) -> Any:
+    """Deliver an event again, to the endpoints that subscribe to it now or to chosen ones."""
+    made = redelivery.replay(context.uow(), workspace_id=context.workspace_id(), event_id=event_id, **body)
+    return {"data": made}
+
+
+@deliveries.api("/endpoints/<endpoint_id>/recover", "POST", scope="deliveries:write")
+@deliveries.arguments(RecoverRequest)
+@deliveries.response(202, RecoveryObject)
+def recover_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
+    """Restart all failed deliveries that were made in a span of time, as a job that leaves room for fresh events."""
+    return recoveries.start(
+        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, **body
+    )
+
+
+@deliveries.api("/endpoints/<endpoint_id>/recoveries", scope="deliveries:read")
+@deliveries.arguments(PageQuery, location="query")
+@deliveries.response(200, RecoveryList)
+def list_recoveries(query: dict[str, Any], endpoint_id: str) -> Any:
+    """List an endpoint's recoveries, newest first."""
+    page = page_request(query["limit"], query["cursor"], RECOVERY_PREFIX)
+    return recoveries.list_recoveries(
+        context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, page=page
+    )
+
+
+@deliveries.api("/endpoints/<endpoint_id>/recoveries/<recovery_id>", scope="deliveries:read")
+@deliveries.response(200, RecoveryObject)
+def get_recovery(endpoint_id: str, recovery_id: str) -> Any:
+    """Get a recovery and how far it is."""
+    return recoveries.get(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        endpoint_id=endpoint_id,
+        recovery_id=recovery_id,
+    )
+
+
+@deliveries.api("/endpoints/<endpoint_id>/recoveries/<recovery_id>/cancel", "POST", scope="deliveries:write")
+@deliveries.arguments(EmptyBody)
+@deliveries.response(200, RecoveryObject)
+def cancel_recovery(_body: dict[str, Any], endpoint_id: str, recovery_id: str) -> Any:
+    """Stop a recovery; what it has restarted goes on."""
+    return recoveries.cancel(
+        context.uow(),
+        workspace_id=context.workspace_id(),
+        endpoint_id=endpoint_id,
+        recovery_id=recovery_id,
     )

@@ -1,6 +1,6 @@
 """The rules of deliveries as people see them: lists, the log, and what deleting or pausing an endpoint means."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,10 +9,11 @@ import orjson
 from sqlalchemy.orm import class_mapper
 
 from app.core.errors import NotFound
-from app.core.pagination import Page, PageRequest, page_of
-from app.core.unit_of_work import UnitOfWork
-from app.deliveries import repository
-from app.deliveries.models import Attempt, Delivery
+from app.core.pagination import MAX_LIMIT, Page, PageRequest, page_of, page_request
+from app.core.unit_of_work import Resources, UnitOfWork
+from app.deliveries import rendering, repository
+from app.deliveries.filters import AttemptFilter
+from app.deliveries.models import ATTEMPT_PREFIX, Attempt, Delivery
 from app.endpoints import queues
 from app.endpoints import service as endpoints
 from app.endpoints.models import EndpointStatus
@@ -20,6 +21,8 @@ from app.endpoints.service import EndpointView
 from app.events import service as events
 from app.events.models import Event
 from config.wire import TaskName
+
+_EXPORTED_AT_ONCE = MAX_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def get(uow: UnitOfWork, *, workspace_id: str, delivery_id: str) -> dict[str, An
     if delivery is None:
         raise NotFound
     rows = repository.list_attempts_of_delivery(uow.session, workspace_id, delivery_id)
-    return {**_columns(delivery), "attempts": [_view(attempt, body) for attempt, body in rows]}
+    return {**_columns(delivery), "attempts": views(uow, rows)}
 
 
 def list_deliveries(
@@ -61,10 +64,10 @@ def list_deliveries(
     statuses: Sequence[str] | None = None,
 ) -> Page[Delivery]:
     """Give a page of deliveries, newest first."""
-    rows = repository.list_page(
+    rows, searched_to = repository.list_page(
         uow.session, workspace_id, page, endpoint_id=endpoint_id, event_id=event_id, statuses=statuses
     )
-    return page_of(rows, page)
+    return page_of(rows, page, searched_to=searched_to)
 
 
 def get_event(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def get_attempt(uow: UnitOfWork, *, workspace_id: str, attempt_id: str) -> Attem
     row = repository.find_attempt(uow.session, workspace_id, attempt_id)
     if row is None:
         raise NotFound
-    return _view(*row)
+    return views(uow, [row])[0]
 
 
 def list_attempts(
@@ -88,24 +91,62 @@ def list_attempts(
     workspace_id: str,
     endpoint_id: str,
     page: PageRequest,
-    status: Sequence[str] | None = None,
-    event_type: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    filters: AttemptFilter,
 ) -> Page[AttemptView]:
     """Give a page of an endpoint's delivery log, newest first; raises `NotFound`."""
     endpoints.find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id)
-    rows = repository.list_attempts_page(
-        uow.session,
-        workspace_id,
-        endpoint_id,
-        page,
-        status=status,
-        event_type=event_type,
-        since=since,
-        until=until,
+    return _log_page(uow, workspace_id, endpoint_id, page, filters)
+
+
+def export_attempts(
+    uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, filters: AttemptFilter
+) -> Iterator[AttemptView]:
+    """Give an endpoint's whole delivery log, newest first; raises `NotFound` before it gives any.
+
+    After the first page no transaction is open while the caller takes its time.
+    """
+    first = list_attempts(
+        uow,
+        workspace_id=workspace_id,
+        endpoint_id=endpoint_id,
+        page=PageRequest(_EXPORTED_AT_ONCE),
+        filters=filters,
     )
-    return page_of([_view(attempt, body) for attempt, body in rows], page)
+    return _export(uow.resources, workspace_id, endpoint_id, first, filters)
+
+
+def _export(
+    resources: Resources,
+    workspace_id: str,
+    endpoint_id: str,
+    page: Page[AttemptView],
+    filters: AttemptFilter,
+) -> Iterator[AttemptView]:
+    yield from page.items
+    while page.next_cursor is not None:
+        request = page_request(_EXPORTED_AT_ONCE, page.next_cursor, ATTEMPT_PREFIX)
+        with resources.transaction(write=False) as uow:
+            page = _log_page(uow, workspace_id, endpoint_id, request, filters)
+        yield from page.items
+
+
+def _log_page(
+    uow: UnitOfWork, workspace_id: str, endpoint_id: str, page: PageRequest, filters: AttemptFilter
+) -> Page[AttemptView]:
+    rows, searched_to = repository.list_attempts_page(uow.session, workspace_id, endpoint_id, page, filters)
+    return page_of(views(uow, rows), page, searched_to=searched_to)
+
+
+def expunge_payload(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> None:
+    """Erase an event's payload wherever it is kept; what is pending of it is canceled. Raises `NotFound`.
+
+    Again also erases what came back meanwhile for an attempt that was under way the first time.
+    """
+    events.expunge(uow, workspace_id=workspace_id, event_id=event_id)
+    # Queues before deliveries, as a pump that records.
+    pending = repository.list_pending_endpoints(uow.session, workspace_id, event_id)
+    queues.wake(uow, endpoint_ids=pending)
+    repository.erase_event(uow.session, workspace_id, event_id)
 
 
 def delete_endpoint(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str) -> None:
@@ -137,7 +178,21 @@ def _columns(row: Delivery | Event) -> dict[str, Any]:
     return {attribute.key: getattr(row, attribute.key) for attribute in class_mapper(type(row)).column_attrs}
 
 
-def _view(attempt: Attempt, body: bytes | None) -> AttemptView:
+def views(uow: UnitOfWork, rows: Sequence[Any]) -> list[AttemptView]:
+    """Give attempts as they are shown, out of rows that have them with their events' bodies."""
+    rendered = rendering.shown_bodies(uow, attempts=[row[0] for row in rows])
+    return [
+        _view(attempt, rendered.get((attempt.event_id, attempt.endpoint_id), body), payload_expunged_at)
+        for attempt, body, payload_expunged_at in rows
+    ]
+
+
+def _view(attempt: Attempt, body: bytes | None, payload_expunged_at: datetime | None) -> AttemptView:
+    """Give an attempt, and the body that was sent, as they are shown.
+
+    Once the payload is expunged neither is what was sent shown nor what came back: receivers echo.
+    """
+    expunged = payload_expunged_at is not None
     return AttemptView(
         id=attempt.id,
         delivery_id=attempt.delivery_id,
@@ -154,11 +209,15 @@ def _view(attempt: Attempt, body: bytes | None) -> AttemptView:
         request={
             "url": attempt.url,
             "headers": dict(orjson.loads(attempt.request_headers)),
-            "body": None if body is None else body.decode(),
+            "body": None
+            if body is None or expunged or attempt.error_code == rendering.TEMPLATE_FAILED
+            else body.decode(),
         },
         response={
             "headers": _joined(orjson.loads(attempt.response_headers)),
-            "body": attempt.response_body.decode("utf-8", "replace").replace("\0", "\ufffd"),
+            "body": None
+            if expunged
+            else attempt.response_body.decode("utf-8", "replace").replace("\0", "\ufffd"),
             "truncated": attempt.response_truncated,
         }
         if attempt.status_code is not None

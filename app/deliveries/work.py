@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from app.deliveries.models import DeliveryStatus
+from app.endpoints.formats import JSON
 
 # A row for fan-out: event id, endpoint id, its own id, workspace id, event type.
 NewDelivery = tuple[str, str, str, str, str]
@@ -60,6 +61,9 @@ class DueDelivery:
     body: bytes
     is_retry: bool
     next_attempt_at: datetime
+    formatted: bool = False  # whether it can have a rendered body, which takes the place of the event's
+    content_type: str = JSON
+    error: str | None = None  # why there is nothing to send
 
 
 # Where a claim stopped: when its delivery is due, and its event's id.
@@ -76,3 +80,4 @@ class Quota:
     # Behind these nothing is held yet; None: from the start.
     first_after: Position | None = None
     retries_after: Position | None = None
+    on_hold: bool = False  # then only a probe, and what goes out all the same

@@ -164,8 +164,10 @@ class Run:
 
     def _migrate(self) -> None:
         from app import migrations
+        from app.deliveries.models import PARTITIONED_TABLES
 
-        self._terminal.say("database", f"schema {migrations.migrate(self._settings)}")
+        revision = migrations.migrate(self._settings, PARTITIONED_TABLES)
+        self._terminal.say("database", f"schema {revision}")
 
     def _start_broker(self) -> None:
         server = broker.configure(self._settings.data_dir)

@@ -16,6 +16,7 @@ from app.core.templates import TemplateFailed, TemplateInvalid, compile_template
 from app.endpoints.headers import MASK
 from app.endpoints.headlines import headline
 
+DEFAULT = "default"
 JSON = "application/json"
 CONTENT_TYPES = (
     *(JSON, "application/x-ndjson", "application/x-www-form-urlencoded", "application/xml", "text/plain"),
@@ -32,6 +33,8 @@ MAX_SLACK_FIELD_LENGTH = 2000
 
 _SOURCE = "BotBat"
 _ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}", re.ASCII)
+# A routing key as an alert begins with it.
+_SENT_KEY = re.compile(rb'\A\{"routing_key":"[A-Za-z0-9]{32}"')
 _CUT_ENTITY = re.compile(r"&[a-z]*\Z")
 
 
@@ -47,16 +50,21 @@ class Rendered:
 class Format:
     """The default: the envelope as it was published. The other formats are kinds of it; their fields are options."""
 
-    type: ClassVar[str] = "default"
+    type: ClassVar[str] = DEFAULT
 
     def stored(self) -> Any:
-        """Give what `read` makes the same format of. It may hold a secret."""
+        """Give what `read` and `restore` make the same format of. It may hold a secret."""
         options = asdict(self)
         return {"type": self.type, **options} if options else self.type
 
     def shown(self) -> Any:
         """Give what the API shows: as stored, secrets masked."""
         return self.stored()
+
+    @staticmethod
+    def masked(body: bytes) -> bytes:
+        """Give a body that was rendered as the API shows it: secrets of the format masked."""
+        return body
 
     def faults(self) -> Iterator[tuple[str, str, str]]:
         """Give an option, a code and a sentence for each that is not acceptable; all options are strings."""
@@ -110,6 +118,11 @@ class PagerDuty(Format):
     def shown(self) -> Any:
         """Give what the API shows: who has the routing key can raise alerts."""
         return {**self.stored(), "routing_key": MASK}
+
+    @staticmethod
+    def masked(body: bytes) -> bytes:
+        """Give an alert without its routing key."""
+        return _SENT_KEY.sub(f'{{"routing_key":"{MASK}"'.encode(), body)
 
     def faults(self) -> Iterator[tuple[str, str, str]]:
         """Give the options that are not acceptable."""
@@ -204,6 +217,17 @@ def read(value: Any) -> Format:
     if faults := list(read_format.faults()):
         _refuse(faults)
     return read_format
+
+
+def restore(stored: Any) -> Format:
+    """Make a format again of what it gave as `stored`; the rules for new ones may be others by now."""
+    options = {"type": stored} if isinstance(stored, str) else dict(stored)
+    return _KINDS[options.pop("type")](**options)
+
+
+def masked(kind: str, body: bytes) -> bytes:
+    """Give a body that a format of this type rendered as the API shows it."""
+    return _KINDS[kind].masked(body)
 
 
 def _refuse(faults: list[tuple[str, str, str]]) -> NoReturn:

@@ -24,6 +24,8 @@ _TITLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "contact.created": ("Contact created:", ("contact", "contact_id")),
     "contact.updated": ("Contact updated:", ("contact", "contact_id")),
     "campaign.completed": ("Campaign completed:", ("name", "campaign_id")),
+    "api_key.expiring": ("API key expires soon:", ("name", "prefix", "api_key_id")),
+    "api_key.expired": ("API key has expired:", ("name", "prefix", "api_key_id")),
     "endpoint.failing": ("Endpoint failing:", ("endpoint", "url", "endpoint_id")),
     "endpoint.recovered": ("Endpoint recovered:", ("endpoint", "url", "endpoint_id")),
     "endpoint.disabled": ("Endpoint disabled:", ("endpoint", "url", "endpoint_id")),

@@ -42,7 +42,10 @@ class Endpoint(Base):
     status_reason: Mapped[str | None] = mapped_column(Text)
     events: Mapped[list[str]] = mapped_column(JSON)
     filter: Mapped[Any] = mapped_column(_ExactJson(none_as_null=True), nullable=True)
-    format: Mapped[str] = mapped_column(Text, default="default")
+    format: Mapped[str] = mapped_column(Text, default="default")  # the type's name
+    # The whole format as encrypted JSON; null while it has never been another than the default, and so no delivery of
+    # the endpoint can have a rendered body.
+    format_options: Mapped[str | None] = mapped_column(Text)
     headers: Mapped[str] = mapped_column(Text)  # encrypted JSON object
     signing_secret: Mapped[str] = mapped_column(Text)  # encrypted
     # The secret before it goes on signing until then; both are set, or neither.

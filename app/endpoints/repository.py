@@ -40,16 +40,32 @@ def list_queues(session: Session, endpoint_ids: Collection[str]) -> Sequence[End
 
 
 def list_subscriptions(session: Session, workspace_ids: Collection[str]) -> Sequence[Any]:
-    """Give (id, workspace_id, events, filter) of all endpoints of the workspaces that are being fanned out.
+    """Give id, workspace_id, events, filter and format of all endpoints of the workspaces that are being fanned out.
 
     Locked against deletion until the transaction ends, as a foreign key would, so that no delivery is made for an
     endpoint that is gone.
     """
     return session.execute(
-        select(Endpoint.id, Endpoint.workspace_id, Endpoint.events, Endpoint.filter)
+        select(
+            Endpoint.id,
+            Endpoint.workspace_id,
+            Endpoint.events,
+            Endpoint.filter,
+            Endpoint.format,
+            Endpoint.format_options,
+        )
         .where(Endpoint.workspace_id.in_(workspace_ids))
         .order_by(Endpoint.id)
         .with_for_update(key_share=True, read=True)
+    ).all()
+
+
+def list_formats_all_workspaces(session: Session, endpoint_ids: Collection[str]) -> Sequence[Any]:
+    """Give (id, workspace_id, format, format_options) of endpoints whose deliveries are being made or claimed."""
+    return session.execute(
+        select(Endpoint.id, Endpoint.workspace_id, Endpoint.format, Endpoint.format_options).where(
+            Endpoint.id.in_(endpoint_ids)
+        )
     ).all()
 
 
@@ -64,6 +80,16 @@ def list_versions_all_workspaces(session: Session, endpoint_ids: Collection[str]
     """Give `updated_at` of the endpoints whose queues a pump has leased."""
     rows = session.execute(select(Endpoint.id, Endpoint.updated_at).where(Endpoint.id.in_(endpoint_ids)))
     return {row.id: row.updated_at for row in rows}
+
+
+def lock_unlocked_all_workspaces(session: Session, endpoint_ids: Collection[str]) -> Sequence[Endpoint]:
+    """Lock those of the endpoints that nobody else has locked, and give them."""
+    return session.scalars(
+        select(Endpoint)
+        .where(Endpoint.id.in_(endpoint_ids))
+        .order_by(Endpoint.id)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).all()
 
 
 def forget_ended_secrets_all_workspaces(session: Session) -> None:

@@ -13,6 +13,8 @@ from app.endpoints.schemas import (
     EndpointQuery,
     EndpointRequest,
     MatchedEndpointList,
+    Preview,
+    PreviewRequest,
     RotatedSecret,
     RotateSecretRequest,
     SigningSecrets,
@@ -61,6 +63,14 @@ def match_endpoints(query: dict[str, Any], draft: Draft) -> Any:
     )
 
 
+@endpoints.api("/preview", "POST", scope="endpoints:read", max_body_bytes=MAX_EVENT_BYTES)
+@endpoints.arguments(PreviewRequest)
+@endpoints.response(200, Preview)
+def preview_format(body: dict[str, Any]) -> Any:
+    """Show the body that an event would have in a format; nothing is stored or sent."""
+    return service.preview(context.uow(), workspace_id=context.workspace_id(), **body)
+
+
 @endpoints.api("/<endpoint_id>", scope="endpoints:read")
 @endpoints.response(200, EndpointObject)
 def get_endpoint(endpoint_id: str) -> Any:
@@ -72,7 +82,10 @@ def get_endpoint(endpoint_id: str) -> Any:
 @endpoints.arguments(EndpointFields)
 @endpoints.response(200, EndpointObject)
 def update_endpoint(body: dict[str, Any], endpoint_id: str) -> Any:
-    """Change an endpoint; `policy` and `headers` are merged. A `signing_secret` signs alone from now on."""
+    """Change an endpoint; `policy` and `headers` are merged, a `format` is given whole.
+
+    A `signing_secret` signs alone from now on.
+    """
     return service.update(
         context.uow(), workspace_id=context.workspace_id(), endpoint_id=endpoint_id, changes=body
     )

@@ -1,9 +1,13 @@
 """The shapes of endpoints."""
 
+from typing import Any
+
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from app.endpoints import policy
+from app.core.templates import MAX_SOURCE_LENGTH
+from app.endpoints import formats, policy
+from app.endpoints.headers import MASK
 from app.endpoints.matching import Mismatch
 from app.endpoints.models import EndpointStatus
 from app.endpoints.service import (
@@ -13,6 +17,41 @@ from app.endpoints.service import (
     MAX_SUBSCRIPTIONS,
 )
 from app.rest.schemas import CommaSeparated, PageQuery, RequestSchema, Texts, Timestamp, list_of
+
+
+def _format_of(routing_key: dict[str, Any]) -> dict[str, Any]:
+    """Give JSON Schema's form of a format, whose routing key is of this kind."""
+
+    def options(kind: dict[str, Any], *required: str, **properties: Any) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "required": ["type", *required],
+            "properties": {"type": kind, **properties},
+            "additionalProperties": False,
+        }
+
+    template = {
+        "type": "string",
+        "maxLength": MAX_SOURCE_LENGTH,
+        "description": "Liquid, with the envelope's fields; `{{ data.text | json }}` writes one as JSON.",
+    }
+    content_type = {"type": "string", "enum": list(formats.CONTENT_TYPES), "default": formats.JSON}
+    severity = {"type": "string", "enum": list(formats.SEVERITIES), "default": "error"}
+    plain = {"type": "string", "enum": [formats.DEFAULT, "slack"]}
+    return {
+        "oneOf": [
+            plain,
+            options(plain),
+            options({"const": "pagerduty"}, "routing_key", routing_key=routing_key, severity=severity),
+            options({"const": "template"}, "template", template=template, content_type=content_type),
+        ],
+        "description": "What the body is: our envelope, a Slack message, a PagerDuty alert, or what your template makes"
+        " of the envelope. A format with options is given whole: those that are left out have their defaults.",
+    }
+
+
+_FORMAT = _format_of({"type": "string", "pattern": "^[A-Za-z0-9]{32}$"})
+_SHOWN_FORMAT = _format_of({"type": "string", "const": MASK})
 
 
 class RateLimit(RequestSchema):
@@ -59,7 +98,7 @@ class EndpointFields(RequestSchema):
         allow_none_values=True,
         metadata={"description": "Custom request headers; their values are never shown again."},
     )
-    format = fields.String(validate=OneOf(["default"]))
+    format = fields.Raw(metadata=_FORMAT)
     policy = fields.Nested(PolicyRequest)
 
 
@@ -102,7 +141,7 @@ class EndpointObject(Schema):
     event_count = fields.Integer(required=True)
     filter = fields.Raw(required=True, allow_none=True)
     headers = fields.Dict(keys=fields.String(), values=fields.String(), required=True)
-    format = fields.String(required=True)
+    format = fields.Raw(required=True, metadata=_SHOWN_FORMAT)
     policy = fields.Dict(required=True)
     created_at = Timestamp(required=True)
     updated_at = Timestamp(required=True)
@@ -114,6 +153,28 @@ class CreatedEndpoint(EndpointObject):
     """An endpoint as it is shown when it is made: with its signing secret."""
 
     signing_secret = fields.String(required=True)
+
+
+class PreviewRequest(RequestSchema):
+    """A format, and an event to see it with."""
+
+    format = fields.Raw(required=True, metadata=_FORMAT)
+    type = fields.String(
+        required=True,
+        metadata={"description": "A name from the catalogue.", "examples": ["message.received"]},
+    )
+    data = fields.Dict(
+        keys=fields.String(),
+        load_default=None,
+        metadata={"description": "Default: the example of the type.", "additionalProperties": True},
+    )
+
+
+class Preview(Schema):
+    """What would be sent."""
+
+    body = fields.String(required=True, metadata={"description": "Secrets of the format are masked."})
+    content_type = fields.String(required=True)
 
 
 class PreviousSecret(Schema):

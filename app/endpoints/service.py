@@ -10,18 +10,20 @@ import orjson
 import structlog
 
 from app.audit import service as audit
-from app.core import conditions
+from app.core import conditions, json_body
 from app.core.crypto import DecryptionError
 from app.core.egress_policy import UrlRefused
 from app.core.errors import FieldError, Invalid, NotFound, invalid_field
 from app.core.ids import new_id
 from app.core.pagination import Page, PageRequest, page_of
 from app.core.signing import SigningKey, generate_secret, signing_key
+from app.core.templates import TemplateFailed
 from app.core.unit_of_work import UnitOfWork
+from app.endpoints import formats, matching, queues, repository
 from app.endpoints import headers as header_rules
-from app.endpoints import matching, queues, repository
-from app.endpoints.models import ID_PREFIX, Endpoint, EndpointQueue, EndpointStatus
-from app.endpoints.policy import Policy, read_policy
+from app.endpoints.formats import Format
+from app.endpoints.models import ID_PREFIX, SERVED, Endpoint, EndpointQueue, EndpointStatus
+from app.endpoints.policy import HOLD, Policy, read_policy
 from app.endpoints.subscriptions import EVERYTHING, is_pattern
 from app.events import service as events
 from config.wire import TaskName
@@ -48,7 +50,7 @@ class EndpointView:
     event_count: int
     filter: Any
     headers: dict[str, str]
-    format: str
+    format: Any
     policy: dict[str, Any]
     created_at: datetime
     updated_at: datetime
@@ -88,12 +90,13 @@ def create(
     signing_secret: str | None = None,
     filter: Any = None,  # noqa: A002 - the contract's word
     headers: dict[str, str] | None = None,
-    format: str = "default",  # noqa: A002 - the contract's word
+    format: Any = formats.DEFAULT,  # noqa: A002 - the contract's word
     policy: dict[str, Any] | None = None,
 ) -> EndpointView:
     """Make an endpoint, active at once; the answer has its signing secret. Raises `Invalid`, naming the field."""
     secret = generate_secret() if signing_secret is None else signing_secret
     _check_secret(secret)
+    given_format = formats.read(format)
     endpoint_id = new_id(ID_PREFIX)
     moment = repository.database_time(uow.session)
     row = Endpoint(
@@ -104,7 +107,10 @@ def create(
         status=EndpointStatus.ACTIVE.value,
         events=_checked_events(uow, workspace_id, events),
         filter=_checked_filter(filter),
-        format=format,
+        format=given_format.type,
+        format_options=None
+        if given_format.type == formats.DEFAULT
+        else _seal_format(uow, workspace_id, endpoint_id, given_format),
         headers=_seal_headers(uow, workspace_id, endpoint_id, _checked_headers(headers or {})),
         signing_secret=uow.resources.secret_box.encrypt(
             secret, *_place("signing_secret", endpoint_id, workspace_id)
@@ -145,10 +151,12 @@ def list_endpoints(
 def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dict[str, Any]) -> EndpointView:
     """Change the given fields. `policy` and `headers` are merged; a header set to None is removed.
 
+    A format is given whole. What was rendered before is sent as it was rendered.
+
     A signing secret given here signs alone from now on: no overlap, and one that is going on ends.
     """
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
-    before = {name: getattr(row, name) for name in changes}
+    before = _kept(row, changes)
     if "url" in changes:
         row.url = _checked_url(uow, changes["url"])
     if "events" in changes:
@@ -161,14 +169,15 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
         row.policy = read_policy({**row.policy, **changes["policy"]}).stored()
     if "signing_secret" in changes:
         _replace_secret(uow, row, changes["signing_secret"])
-    if "description" in changes:
-        row.description = changes["description"]
-    row.format = changes.get("format", row.format)
+    row.description = changes.get("description", row.description)
+    if "format" in changes:
+        _replace_format(uow, row, changes["format"])
     row.updated_at = repository.database_time(uow.session)
     uow.session.flush()
-    if changed := audit.changed_fields(before, {name: getattr(row, name) for name in changes}):
+    if changed := audit.changed_fields(before, _kept(row, changes)):
         _record(uow, "updated", row, changed)
     if "policy" in changes:
+        queues.set_hold(uow, endpoint_id=endpoint_id, holds=row.policy["when_failing"] == HOLD)
         # A rate limit that is lifted may have put off what waits, for up to a day.
         queues.wake(uow, endpoint_ids=[endpoint_id])
         uow.ring(TaskName.DELIVERIES_PUMP)
@@ -178,10 +187,13 @@ def update(uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, changes: dic
 def set_status(
     uow: UnitOfWork, *, workspace_id: str, endpoint_id: str, status: EndpointStatus
 ) -> EndpointView:
-    """Change the state; what waits is the caller's to wake."""
+    """Change the state; what waits is the caller's to wake. Who resumes an endpoint gives it another chance."""
     row = find(uow, workspace_id=workspace_id, endpoint_id=endpoint_id, lock=True)
     if row.status != status.value:
         row.status = status.value
+        row.status_reason = None
+        if status is EndpointStatus.ACTIVE:
+            queues.start_over(uow, endpoint_id=endpoint_id)
         row.updated_at = repository.database_time(uow.session)
         uow.session.flush()
         _record(uow, "paused" if status is EndpointStatus.PAUSED else "resumed", row, ["status"])
@@ -253,9 +265,50 @@ def match(
     return Page([matching.judge(row, envelope) for row in rows.items], rows.next_cursor)
 
 
+def preview(
+    uow: UnitOfWork,
+    *,
+    workspace_id: str,
+    format: Any,  # noqa: A002 - the contract's word
+    type: str,  # noqa: A002 - the contract's word
+    data: dict[str, Any] | None,
+) -> dict[str, str]:
+    """Give the body and content type that an event would have in a format, secrets masked; nothing is stored.
+
+    Without `data` it is the example of the type. Raises `Invalid`, also where the template fails on the event.
+    """
+    given_format = formats.read(format)
+    if data is None:
+        data = events.example(uow, workspace_id=workspace_id, name=type)
+    envelope = events.rehearse(uow, workspace_id=workspace_id, draft=events.Draft(type, data))
+    try:
+        rendered = given_format.render(envelope, json_body.dumps(envelope))
+    except TemplateFailed as error:
+        raise invalid_field("/format/template", "template_failed", str(error)) from None
+    return {"body": given_format.masked(rendered.body).decode(), "content_type": rendered.content_type}
+
+
 def list_subscriptions(uow: UnitOfWork, *, workspace_ids: Collection[str]) -> Sequence[Any]:
-    """Give (id, workspace_id, events, filter) of the workspaces' endpoints, locked against deletion."""
+    """Give (id, workspace_id, events, filter, format, format_options) of endpoints, locked against deletion."""
     return repository.list_subscriptions(uow.session, workspace_ids)
+
+
+def list_formats(uow: UnitOfWork, *, endpoint_ids: Collection[str]) -> Sequence[Any]:
+    """Give (id, workspace_id, format, format_options) of the endpoints of deliveries; who is gone is absent."""
+    return repository.list_formats_all_workspaces(uow.session, endpoint_ids)
+
+
+def open_format(uow: UnitOfWork, row: Any) -> Format:
+    """Give the format of an endpoint, or of a row of `list_subscriptions` or `list_formats`; it may hold secrets.
+
+    Raises `DecryptionError`.
+    """
+    if row.format_options is None:
+        return Format()
+    place = _place("format_options", row.id, row.workspace_id)
+    return formats.restore(
+        json_body.read_stored(uow.resources.secret_box.decrypt(row.format_options, *place))
+    )
 
 
 def refresh_targets(uow: UnitOfWork, *, known: dict[str, Target | None]) -> dict[str, Target | None]:
@@ -310,10 +363,11 @@ def _open_target(uow: UnitOfWork, row: Endpoint) -> Target:
     columns = ["signing_secret"]
     if row.previous_signing_secret is not None:
         columns.append("previous_signing_secret")
+    open_format(uow, row)  # a delivery that is not rendered yet has to wait as well
     return Target(
         endpoint_id=row.id,
         workspace_id=row.workspace_id,
-        active=row.status == EndpointStatus.ACTIVE,
+        active=row.status in SERVED,
         url=row.url,
         headers=tuple(_open_headers(uow, row).items()),
         signing_keys=tuple(signing_key(_open_secret(uow, row, column)) for column in columns),
@@ -343,7 +397,7 @@ def _view(
         event_count=len(row.events),
         filter=row.filter,
         headers=dict.fromkeys(_open_headers(uow, row), header_rules.MASK),
-        format=row.format,
+        format=open_format(uow, row).shown(),
         policy=read_policy(row.policy).stored(),
         created_at=row.created_at,
         updated_at=row.updated_at,
@@ -451,6 +505,23 @@ def _open_headers(uow: UnitOfWork, row: Endpoint) -> dict[str, str]:
         uow.resources.secret_box.decrypt(row.headers, *_place("headers", row.id, row.workspace_id))
     )
     return opened
+
+
+def _kept(row: Endpoint, names: Collection[str]) -> dict[str, Any]:
+    """Give what the row has for these fields; for the format what changes with each of its options."""
+    return {name: row.format_options if name == "format" else getattr(row, name) for name in names}
+
+
+def _replace_format(uow: UnitOfWork, row: Endpoint, given: Any) -> None:
+    new = formats.read(given)
+    if new != open_format(uow, row):  # sealed anew, it would look like another
+        row.format = new.type
+        row.format_options = _seal_format(uow, row.workspace_id, row.id, new)
+
+
+def _seal_format(uow: UnitOfWork, workspace_id: str, endpoint_id: str, sealed: Format) -> str:
+    place = _place("format_options", endpoint_id, workspace_id)
+    return uow.resources.secret_box.encrypt(json_body.dumps(sealed.stored()).decode(), *place)
 
 
 def _open_secret(uow: UnitOfWork, row: Endpoint, column: str = "signing_secret") -> str:

@@ -251,6 +251,12 @@ _CONVERSATION = {
     "opened_by": _actor("Who opened it"),
 }
 
+_CONVERSATION_WAITING = {
+    **_CONVERSATION,
+    "waiting_since": _time("When the contact wrote the first message that is not answered."),
+    "waiting_seconds": _seconds("From then to the event."),
+}
+
 _CONVERSATION_CLOSED = {
     **_CONVERSATION,
     "closed_at": _time("When it was closed."),
@@ -314,6 +320,16 @@ _API_KEY = {
 
 _API_KEY_EXPIRING = {**_API_KEY, "days_left": _count("Days until then; one that has begun counts.")}
 
+_ENDPOINT = {
+    "endpoint_id": _id("The endpoint's id.", "ep_01kjpwzgj0etxsa152threnkhd"),
+    "url": _text("Where it delivers to.", "https://hooks.example.com/botbat"),
+    "description": _text("The description that it was given.", "Order system"),
+    "status": _word("Its status from now on.", "failing", "active", "disabled"),
+    "reason": _text("Why it has that status, in a sentence; null if it is active."),
+    "failures_in_row": _count("Failed attempts in a row until the event."),
+    "since": _time("When it was found failing; null if it was not."),
+}
+
 
 def _event_type(name: str, description: str, properties: dict[str, Schema]) -> EventType:
     example = json.loads((_EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
@@ -344,6 +360,11 @@ _ALL = (
         _CONVERSATION,
     ),
     _event_type(
+        "conversation.waiting",
+        "A contact waits for an answer; a filter on `waiting_seconds` picks those who have waited for too long.",
+        _CONVERSATION_WAITING,
+    ),
+    _event_type(
         "conversation.closed",
         "A conversation was closed, by an agent or a workflow, or because nobody wrote any more.",
         _CONVERSATION_CLOSED,
@@ -372,6 +393,21 @@ _ALL = (
         "api_key.expired",
         "An API key of the workspace has expired. A key that is revoked before causes neither this nor a notice.",
         _API_KEY,
+    ),
+    _event_type(
+        "endpoint.failing",
+        "The last attempts to deliver to an endpoint have all failed. Deliveries to it go on as its policy says.",
+        _ENDPOINT,
+    ),
+    _event_type(
+        "endpoint.recovered",
+        "An endpoint that was failing has taken a delivery.",
+        _ENDPOINT,
+    ),
+    _event_type(
+        "endpoint.disabled",
+        "An endpoint has failed for so long that nothing is sent to it until somebody enables it.",
+        _ENDPOINT,
     ),
 )
 

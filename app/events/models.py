@@ -12,7 +12,10 @@ ID_PREFIX = "evt"
 
 
 class Event(Base):
-    """An immutable fact, published once. `body` is the envelope as it is signed and sent, on every attempt."""
+    """An immutable fact, published once. `body` is the envelope as it is signed and sent, on every attempt.
+
+    An expunged payload leaves an envelope without `data`, which is never sent.
+    """
 
     __tablename__ = "events"
     __table_args__ = (
@@ -27,6 +30,7 @@ class Event(Base):
     occurred_at: Mapped[datetime] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     body: Mapped[bytes] = mapped_column(LargeBinary)
+    payload_expunged_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class EventExternalId(Base):

@@ -109,9 +109,17 @@ def ids_by_external_id(
     return {str(row.external_id): row for row in rows}
 
 
-def find(session: Session, workspace_id: str, event_id: str) -> Event | None:
-    """Give an event, or None."""
-    return session.scalar(select(Event).where(Event.workspace_id == workspace_id, Event.id == event_id))
+def find(session: Session, workspace_id: str, event_id: str, *, hold: bool = False) -> Event | None:
+    """Give an event, or None; `hold` keeps it as it is until the end of the transaction."""
+    query = select(Event).where(Event.workspace_id == workspace_id, Event.id == event_id)
+    return session.scalar(query.with_for_update(read=True) if hold else query)
+
+
+def find_for_update(session: Session, workspace_id: str, event_id: str) -> Event | None:
+    """Give an event that nobody else changes or sends again until the end of the transaction, or None."""
+    return session.scalar(
+        select(Event).where(Event.workspace_id == workspace_id, Event.id == event_id).with_for_update()
+    )
 
 
 def list_page(
@@ -195,6 +203,16 @@ def claim_fan_outs(uow: UnitOfWork, limit: int) -> list[tuple[str, str, str]]:
         parameters = {"workspace_id": workspace_id, "limit": -(-limit // len(workspace_ids))}
         claimed += [(row[0], row[1], row[2]) for row in uow.connection.execute(_CLAIM_SQLITE, parameters)]
     return claimed
+
+
+def claim_fan_out(session: Session, workspace_id: str, event_id: str) -> bool:
+    """Take the duty to fan out one event; waits for whoever is doing so, and then tells that there is none."""
+    result = session.execute(
+        delete(FanOut)
+        .where(FanOut.workspace_id == workspace_id, FanOut.event_id == event_id)
+        .returning(FanOut.event_id)
+    )
+    return result.first() is not None
 
 
 def any_fan_out(session: Session) -> bool:

@@ -124,7 +124,7 @@ class Payload(fields.Field[Any]):
     """The payload out of an event's stored envelope."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(metadata={"type": "object"}, **kwargs)
+        super().__init__(metadata={"type": ["object", "null"]}, **kwargs)
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         del attr, obj, kwargs
@@ -140,6 +140,7 @@ class EventObject(Schema):
     occurred_at = Timestamp(required=True)
     created_at = Timestamp(required=True)
     data = Payload(required=True, attribute="body")
+    payload_expunged_at = Timestamp(required=True, allow_none=True)
 
 
 EventList = list_of(EventObject)

@@ -56,6 +56,13 @@ class BuiltInEventType(Conflict):
     title = "Built-in event types cannot be changed"
 
 
+class PayloadExpunged(Conflict):
+    """What would be sent is gone."""
+
+    code = "payload_expunged"
+    title = "The event's payload has been expunged"
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """An event as its publisher gives it."""
@@ -140,32 +147,67 @@ def publish_many(
 
 def rehearse(uow: UnitOfWork, *, workspace_id: str, draft: Draft) -> Any:
     """Give the envelope that publishing would make, as filters see it; nothing is stored. Raises as `publish` does."""
-    if refusal := _refusal(draft, _own_types(uow, workspace_id, [draft])):
-        raise refusal
-    data = json_body.dumps(draft.data)
-    if len(data) > MAX_EVENT_BYTES:
-        raise EventTooLarge(f"An event may have up to {MAX_EVENT_BYTES} bytes.")
+    data = _checked_data(uow, workspace_id, draft)
     return json_body.read_stored(envelope(new_id(ID_PREFIX), draft.type, draft.occurred_at or now(), data))
+
+
+def make_unpublished(uow: UnitOfWork, *, workspace_id: str, draft: Draft) -> Event:
+    """Make an event that goes to nobody; its deliveries are the caller's to make. Raises as `publish` does."""
+    data = _checked_data(uow, workspace_id, draft)
+    event_id, moment = new_id(ID_PREFIX), now()
+    event = Event(
+        id=event_id,
+        workspace_id=workspace_id,
+        type=draft.type,
+        occurred_at=draft.occurred_at or moment,
+        created_at=moment,
+        body=envelope(event_id, draft.type, draft.occurred_at or moment, data),
+    )
+    uow.session.add(event)
+    uow.session.flush()
+    return event
+
+
+def example(uow: UnitOfWork, *, workspace_id: str, name: str) -> dict[str, Any]:
+    """Give the example of a type, empty where the workspace gave none; raises `UnknownEventType`."""
+    try:
+        return get_type(uow, workspace_id=workspace_id, name=name).example or {}
+    except NotFound:
+        raise _unknown_type(name) from None
 
 
 def envelope(event_id: str, event_type: str, occurred_at: datetime, data: bytes) -> bytes:
     """Give the body that is signed, sent and logged: made once, the same bytes on every attempt."""
-    timestamp = occurred_at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-    head = orjson.dumps({"id": event_id, "type": event_type, "timestamp": timestamp})
-    return head[:-1] + b',"data":' + data + b"}"
+    return _head(event_id, event_type, occurred_at)[:-1] + b',"data":' + data + b"}"
 
 
 def data_of(body: bytes) -> Any:
-    """Give the payload inside an envelope."""
-    return json_body.read_stored(body)["data"]
+    """Give the payload inside an envelope; None when it has been expunged."""
+    return json_body.read_stored(body).get("data")
 
 
-def get(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> Event:
-    """Give an event; raises `NotFound`."""
-    event = repository.find(uow.session, workspace_id, event_id)
+def get(uow: UnitOfWork, *, workspace_id: str, event_id: str, hold: bool = False) -> Event:
+    """Give an event; `hold` keeps it as it is until the end of the transaction. Raises `NotFound`."""
+    event = repository.find(uow.session, workspace_id, event_id, hold=hold)
     if event is None:
         raise NotFound
     return event
+
+
+def expunge(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> None:
+    """Erase an event's payload, and let it be fanned out no more; what has been made of it is the caller's.
+
+    Again changes nothing. Raises `NotFound`.
+    """
+    event = repository.find_for_update(uow.session, workspace_id, event_id)
+    if event is None:
+        raise NotFound
+    repository.claim_fan_out(uow.session, workspace_id, event_id)
+    if event.payload_expunged_at is None:
+        event.body = _head(event.id, event.type, event.occurred_at)
+        event.payload_expunged_at = now()
+        uow.session.flush()
+        audit.record(uow, workspace_id=workspace_id, action="event.payload_expunged", resource_id=event_id)
 
 
 def list_events(
@@ -265,9 +307,19 @@ def claim_fan_outs(uow: UnitOfWork, *, limit: int) -> list[tuple[str, str, str]]
     return repository.claim_fan_outs(uow, limit)
 
 
+def claim_fan_out(uow: UnitOfWork, *, workspace_id: str, event_id: str) -> bool:
+    """Take the duty to fan out one event; False when there is none. Waits for whoever is doing so."""
+    return repository.claim_fan_out(uow.session, workspace_id, event_id)
+
+
 def put_back_fan_outs(uow: UnitOfWork, *, rows: Sequence[tuple[str, str, str]]) -> None:
     """Give back claimed duties that have to wait for another transaction."""
     repository.add_fan_outs(uow, rows)
+
+
+def _head(event_id: str, event_type: str, occurred_at: datetime) -> bytes:
+    timestamp = occurred_at.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return orjson.dumps({"id": event_id, "type": event_type, "timestamp": timestamp})
 
 
 def _check_schema(schema: Any, example: Any) -> None:
@@ -298,6 +350,20 @@ def _own_types(
     return {row.name: row for row in repository.find_types(uow.session, workspace_id, names)}
 
 
+def _checked_data(uow: UnitOfWork, workspace_id: str, draft: Draft) -> bytes:
+    if refusal := _refusal(draft, _own_types(uow, workspace_id, [draft])):
+        raise refusal
+    data = json_body.dumps(draft.data)
+    if len(data) > MAX_EVENT_BYTES:
+        raise EventTooLarge(f"An event may have up to {MAX_EVENT_BYTES} bytes.")
+    return data
+
+
+def _unknown_type(name: str) -> UnknownEventType:
+    detail = f"There is no event type {name[:MAX_TYPE_NAME_LENGTH]!r}; GET /v1/event-types lists them."
+    return UnknownEventType(detail, errors=invalid_field("/type", "unknown_event_type", detail).errors)
+
+
 def _refusal(draft: Draft, own_types: dict[str, CustomEventType]) -> AppError | None:
     if draft.type in BUILT_IN:
         errors = payloads.built_in_faults(draft.type, draft.data, "/data")
@@ -305,10 +371,7 @@ def _refusal(draft: Draft, own_types: dict[str, CustomEventType]) -> AppError | 
         schema = own_types[draft.type].schema
         errors = payloads.faults(schema, draft.data, "/data") if schema is not None else []
     else:
-        detail = (
-            f"There is no event type {draft.type[:MAX_TYPE_NAME_LENGTH]!r}; GET /v1/event-types lists them."
-        )
-        return UnknownEventType(detail, errors=invalid_field("/type", "unknown_event_type", detail).errors)
+        return _unknown_type(draft.type)
     if errors:
         return PayloadInvalid(f"{errors[0].pointer}: {errors[0].detail}", errors=errors)
     return None

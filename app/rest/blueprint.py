@@ -33,9 +33,9 @@ class ApiBlueprint(Blueprint):
         return decorator
 
     def response(
-        self, status_code: int, schema: type[Schema] | None = None, **kwargs: Any
+        self, status_code: int, schema: type[Schema] | dict[str, Any] | None = None, **kwargs: Any
     ) -> Callable[[_View], _View]:
-        """Write the answer by a schema."""
+        """Write the answer by a schema. One that the view makes itself can be described by a JSON Schema."""
         decorator: Callable[[_View], _View] = super().response(status_code, schema, **kwargs)
         return decorator
 

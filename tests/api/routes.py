@@ -22,6 +22,7 @@ SCOPES = {
     ("POST", "/v1/events"): "events:write",
     ("POST", "/v1/events/batch"): "events:write",
     ("GET", "/v1/events/<event_id>"): "events:read",
+    ("DELETE", "/v1/events/<event_id>/payload"): "events:write",
     ("GET", "/v1/event-types"): "event_types:read",
     ("GET", "/v1/event-types/<name>"): "event_types:read",
     ("PUT", "/v1/event-types/<name>"): "event_types:write",
@@ -29,6 +30,7 @@ SCOPES = {
     ("GET", "/v1/endpoints"): "endpoints:read",
     ("POST", "/v1/endpoints"): "endpoints:write",
     ("POST", "/v1/endpoints/match"): "endpoints:read",
+    ("POST", "/v1/endpoints/preview"): "endpoints:read",
     ("GET", "/v1/endpoints/<endpoint_id>"): "endpoints:read",
     ("PATCH", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
     ("DELETE", "/v1/endpoints/<endpoint_id>"): "endpoints:write",
@@ -36,9 +38,18 @@ SCOPES = {
     ("POST", "/v1/endpoints/<endpoint_id>/rotate-secret"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/pause"): "endpoints:write",
     ("POST", "/v1/endpoints/<endpoint_id>/resume"): "endpoints:write",
+    ("POST", "/v1/endpoints/<endpoint_id>/test"): "endpoints:write",
     ("GET", "/v1/endpoints/<endpoint_id>/attempts"): "deliveries:read",
+    ("GET", "/v1/endpoints/<endpoint_id>/attempts.ndjson"): "deliveries:read",
+    ("GET", "/v1/endpoints/<endpoint_id>/stats"): "deliveries:read",
     ("GET", "/v1/deliveries"): "deliveries:read",
     ("GET", "/v1/deliveries/<delivery_id>"): "deliveries:read",
+    ("POST", "/v1/deliveries/<delivery_id>/retry"): "deliveries:write",
+    ("POST", "/v1/events/<event_id>/replay"): "events:write",
+    ("POST", "/v1/endpoints/<endpoint_id>/recover"): "deliveries:write",
+    ("GET", "/v1/endpoints/<endpoint_id>/recoveries"): "deliveries:read",
+    ("GET", "/v1/endpoints/<endpoint_id>/recoveries/<recovery_id>"): "deliveries:read",
+    ("POST", "/v1/endpoints/<endpoint_id>/recoveries/<recovery_id>/cancel"): "deliveries:write",
     ("GET", "/v1/attempts/<attempt_id>"): "deliveries:read",
     ("GET", "/v1/audit-log"): "audit_log:read",
 }
@@ -54,6 +65,7 @@ MISSING = {
     "code": "not_found",
     "filename": "docs.js",
     "attempt_id": "att_01kjpx8tcmej9svxw1fyydhpy2",
+    "recovery_id": "rcv_01kjpx8tcmej9svxw1fyydhpy2",
 }
 
 

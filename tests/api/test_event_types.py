@@ -34,9 +34,10 @@ def test_the_built_in_types_are_there_from_the_start(api):
     assert entries["next_cursor"] is None
     assert [entry["name"] for entry in entries["data"]] == [
         *("message.received", "message.delivered", "message.read"),
-        *("conversation.created", "conversation.closed"),
+        *("conversation.created", "conversation.waiting", "conversation.closed"),
         *("contact.created", "contact.updated", "campaign.completed"),
         *("api_key.expiring", "api_key.expired"),
+        *("endpoint.failing", "endpoint.recovered", "endpoint.disabled"),
     ]
     for entry in entries["data"]:
         assert set(entry) == FIELDS

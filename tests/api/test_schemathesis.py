@@ -5,6 +5,8 @@ On SQLite only: which database it is makes no difference to shapes, and test_eve
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,21 @@ from schemathesis.specs.openapi import checks
 from sqlalchemy import insert
 
 from app.api_keys import service as api_keys
+from app.core.clock import now
 from app.core.ids import new_id
-from app.core.unit_of_work import open_resources
+from app.core.unit_of_work import Resources, open_resources
+from app.deliveries import trial
 from app.deliveries.models import Attempt, Delivery
 from app.events.schemas import EventList
 from app.web import create_app
 from app.workspaces import service as workspaces
 from config.settings import load_settings
+from config.wire import TaskName
 from tests.api.routes import KEYED
 from tests.api.steps import a_delivery, an_attempt
 from tests.conftest import Api, RecordingDoorbell
+from worker.local_queue import LocalQueue
+from worker.request import InFlight, conclude, refuse
 
 EXCLUDED = [
     # A document cannot say which types there are, which URLs are public, and that two fields exclude each other.
@@ -43,11 +50,29 @@ EXCLUDED = [
 BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
+@dataclass
+class Worker(RecordingDoorbell):
+    """A doorbell that ends tests as it is rung: without a worker each would wait in vain."""
+
+    resources: Resources | None = None
+
+    def ring(self, task: TaskName, *, countdown: float = 0) -> None:
+        """Send nothing; the attempts failed."""
+        super().ring(task, countdown=countdown)
+        if task is TaskName.DELIVERIES_SEND_TESTS and self.resources:
+            with self.resources.transaction() as uow:
+                for test in trial.claim(uow, limit=100):
+                    outcome = refuse(LocalQueue("", None), test.delivery, test.target, now())
+                    assert isinstance(outcome.tag, InFlight)
+                    trial.record(uow, attempts=[conclude(outcome, outcome.tag)[0]])
+
+
 @pytest.fixture
 def api(sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     shutil.copy(sqlite_template, tmp_path / "test.db")
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'test.db'}")
-    resources = open_resources(load_settings(), doorbell=RecordingDoorbell())
+    worker = Worker()
+    worker.resources = resources = open_resources(load_settings(), doorbell=worker)
     with resources.transaction() as uow:
         workspace = workspaces.create(uow, name="Test")
         row, key = api_keys.create(uow, workspace_id=workspace.id, name="test")
@@ -73,7 +98,14 @@ def ids(api: Api) -> dict[str, str]:
         uow.session.execute(insert(Delivery), a_delivery(api, delivery_id, event["id"]))
         attempt = an_attempt(api, attempt_id, delivery_id, event["id"], endpoint["id"])
         uow.session.execute(insert(Attempt), attempt)
-    return {**found, "delivery_id": delivery_id, "attempt_id": attempt_id}
+    span = {"since": (now() - timedelta(days=1)).isoformat(), "dry_run": True}
+    recovery: Any = api.post(f"/v1/endpoints/{endpoint['id']}/recover", span).json
+    return {
+        **found,
+        "delivery_id": delivery_id,
+        "attempt_id": attempt_id,
+        "recovery_id": recovery["id"],
+    }
 
 
 @pytest.mark.parametrize(("method", "rule"), KEYED, ids=str)

@@ -99,7 +99,8 @@ def test_no_message_is_handed_out_twice_while_it_waits(settings):
 def test_a_worker_has_room_for_its_pumps_and_for_the_rest(settings):
     config = celery_config(settings)
     assert config["worker_concurrency"] == 3 + SLOTS_BESIDE_PUMPS
-    assert SLOTS_BESIDE_PUMPS >= 2
+    # Fan-out and maintenance each find one while all pumps and a task of tests wait for receivers.
+    assert SLOTS_BESIDE_PUMPS >= 3
     assert config["worker_prefetch_multiplier"] == 1
 
 

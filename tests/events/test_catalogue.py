@@ -12,12 +12,16 @@ PROMISED = [
     "message.delivered",
     "message.read",
     "conversation.created",
+    "conversation.waiting",
     "conversation.closed",
     "contact.created",
     "contact.updated",
     "campaign.completed",
     "api_key.expiring",
     "api_key.expired",
+    "endpoint.failing",
+    "endpoint.recovered",
+    "endpoint.disabled",
 ]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -165,6 +169,11 @@ def test_what_a_newcomer_publishes_is_accepted(event_type, data):
         ("api_key.expiring", {"days_left": -1}),
         ("api_key.expiring", {"api_key_id": 5}),
         ("api_key.expired", {"expires_at": "tomorrow"}),
+        ("conversation.waiting", {"waiting_seconds": "ten minutes"}),
+        ("conversation.waiting", {"waiting_since": 1767225600}),
+        ("endpoint.failing", {"failures_in_row": -1}),
+        ("endpoint.recovered", {"status": None}),
+        ("endpoint.disabled", {"since": "last week"}),
     ],
 )
 def test_nonsense_is_refused(name, data):

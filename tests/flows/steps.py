@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ from app.endpoints.models import EndpointQueue
 from app.events import service as events
 from tests.conftest import Api
 from tests.receivers import Answer, Connection, Received, Receiver, good_context
+from worker import trials
 from worker.pump import Pump
 from worker.runtime import new_sender
 
@@ -101,13 +102,20 @@ def queue_of(resources: Resources, made: dict[str, Any]) -> EndpointQueue:
 
 
 def pass_time(resources: Resources, seconds: float) -> None:
-    """Let time pass for whatever waits: due times, leases and rate limits move back."""
+    """Let time pass for whatever waits: due times, leases, rate limits and holds move back."""
     shift = timedelta(seconds=seconds)
     with resources.transaction() as uow:
         for pending in uow.session.scalars(select(PendingDelivery)):
             pending.next_attempt_at -= shift
         for queue in uow.session.scalars(select(EndpointQueue)):
-            for name in ("due_at", "leased_until", "rate_limited_until"):
+            for name in (
+                "due_at",
+                "leased_until",
+                "rate_limited_until",
+                "failing_since",
+                "probe_at",
+                "released_at",
+            ):
                 moment: datetime | None = getattr(queue, name)
                 if moment is not None:
                     setattr(queue, name, moment - shift)
@@ -118,7 +126,7 @@ def verify(request: Received, secret: str) -> None:
     body = request.body.decode()
     if secret.startswith("whsec_"):
         headers = {name: value for name, value in request.headers if name.startswith("webhook-")}
-        standardwebhooks.Webhook(secret).verify(body, headers)
+        standardwebhooks.Webhook(secret).verify(body, headers, json_parse=False)
     header = request.header("X-BotBat-Signature")
     stripe.WebhookSignature.verify_header(body, header, secret, tolerance=300)
 
@@ -204,3 +212,34 @@ def counting_receiver(delay: float = 0.0, status: int = 200) -> Iterator[tuple[R
 
     with Receiver(behave, context=good_context()) as receiver:
         yield receiver, load
+
+
+@contextmanager
+def sending_tests(resources: Resources, resolve: Sequence[str] = ()) -> Iterator[None]:
+    """Send tests beside the test, as a worker does; `resolve` gives names addresses, as `host:port:address`."""
+    stopping = threading.Event()
+
+    def send() -> None:
+        own = open_resources(resources.settings, doorbell=resources.doorbell)
+        sender = new_sender(own)
+        sender._resolve = list(resolve)
+        try:
+            while not stopping.wait(_POLL_SECONDS):
+                trials.run(own, sender, stopping=stopping.is_set)
+        finally:
+            sender.close()
+            own.close()
+
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(send)
+        try:
+            yield
+        finally:
+            stopping.set()
+        running.result()
+
+
+def send_test(api: Api, made: dict[str, Any], **body: Any) -> dict[str, Any]:
+    """Send a test to an endpoint; gives the attempt."""
+    attempt: dict[str, Any] = accepted(api.post(f"/v1/endpoints/{made['id']}/test", body))
+    return attempt

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, update
 
 from app import processes
+from app.core.clock import now
 from app.core.doorbell import CeleryDoorbell
 from app.core.unit_of_work import Resources
-from app.deliveries.models import Attempt, AttemptStatus, Delivery, DeliveryStatus
+from app.deliveries import engine
+from app.deliveries.models import Attempt, AttemptStatus, Delivery, DeliveryStatus, PendingDelivery
+from app.deliveries.recoveries import PENDING_AT_ONCE
 from app.endpoints.models import EndpointQueue
 from app.endpoints.queues import LEASE_SECONDS
 from config.settings import Settings
@@ -66,7 +69,7 @@ def sweep_until(resources: Resources, condition: Callable[[], bool]) -> None:
     """Send the sweeps as beat does, until something is true."""
 
     def swept() -> bool:
-        for task in (TaskName.EVENTS_SWEEP, TaskName.DELIVERIES_SWEEP):
+        for task in (TaskName.EVENTS_SWEEP, TaskName.DELIVERIES_SWEEP, TaskName.RECOVERIES_ADVANCE):
             resources.doorbell.ring(task)
         return condition()
 
@@ -168,3 +171,40 @@ def test_a_published_event_is_delivered_at_once_and_its_retry_when_it_is_due(api
         assert 2 <= time.monotonic() - failed + 0.1 < 5
         wait_until(all_succeeded(resources, 1))
     assert sum(recorded(resources).values()) == 1
+
+
+def let_all_have_failed(resources: Resources) -> None:
+    with resources.transaction() as uow:
+        while engine.fan_out(uow):
+            pass
+        uow.session.execute(delete(PendingDelivery))
+        failed = {"status": DeliveryStatus.FAILED.value, "attempt_count": 1, "finished_at": now()}
+        uow.session.execute(update(Delivery).values(failed))
+
+
+def test_a_recovery_goes_on_after_its_workers_were_killed_and_restarts_each_delivery_once(
+    api, resources, run
+):
+    count = 2 * PENDING_AT_ONCE + 50
+    with counting_receiver(delay=0.01) as (receiver, load):
+        made = make_endpoint(api, receiver, policy={"max_in_flight": 8, "retry_schedule": []})
+        since = now().isoformat()
+        for _ in range(count // 50):
+            publish_many(api, 50)
+        let_all_have_failed(resources)
+        answer = api.post(f"/v1/endpoints/{made['id']}/recover", {"since": since}).json
+        assert (answer["matched"], answer["done"]) == (count, 0)
+        for kill_after in (20, PENDING_AT_ONCE + 50):
+            worker = run.worker()
+            sweep_until(resources, lambda: len(load.arrivals) >= kill_after)  # noqa: B023 - called here
+            run.kill(worker)
+            pass_time(resources, LEASE_SECONDS + 1)  # instead of waiting for the leases to run out
+            assert not all_succeeded(resources, count)()
+        run.worker()
+        sweep_until(resources, all_succeeded(resources, count))
+        path = f"/v1/endpoints/{made['id']}/recoveries/{answer['id']}"
+        wait_until(lambda: api.get(path).json["status"] == "done")
+        assert api.get(path).json["done"] == count
+    assert len(recorded(resources)) == count
+    assert set(recorded(resources).values()) == {1}
+    assert len(load.arrivals) < count + 2 * 100  # what was under way twice, and what waited to be recorded

@@ -194,6 +194,13 @@ def test_the_printed_curl_line_publishes(first, dev):
     until(lambda: any(request["headers"]["webhook-id"] == event for request in received(dev)))
 
 
+def test_a_test_is_sent_and_answered(first, dev):
+    attempt = Api(dev["base_url"], dev["api_key"]).post(f"/v1/endpoints/{dev['endpoint_id']}/test", {})
+    assert (attempt["trigger"], attempt["status"], attempt["status_code"]) == ("test", "success", 200)
+    (request,) = [each for each in received(dev) if each["headers"]["webhook-id"] == attempt["event_id"]]
+    assert request["verified"]
+
+
 def test_flower_asks_for_a_password(first, dev):
     until(lambda: ports.refusal("127.0.0.1", urlsplit(dev["flower_url"]).port or 0))
     assert flower(dev, "") == 401

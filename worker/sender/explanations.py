@@ -26,8 +26,20 @@ _UNREACHABLE: Final = (
     "connect_failed",
     "No connection to the endpoint could be made. Check that it is up and that its firewall lets us in.",
 )
-_CUT_HANDSHAKE: Final = ("connect_failed", "The endpoint closed the connection during the TLS handshake.")
-_BROKEN: Final = ("connect_failed", "The connection broke before the endpoint had answered completely.")
+_CUT_HANDSHAKE: Final = (
+    "connect_failed",
+    (
+        "The endpoint closed the connection during the TLS handshake. Check its TLS settings, and that its "
+        "firewall lets us in."
+    ),
+)
+_BROKEN: Final = (
+    "connect_failed",
+    (
+        "The connection broke before the endpoint had answered completely. Check in its log whether it was "
+        "restarted, and what a proxy or firewall in front of it does."
+    ),
+)
 _UNEXPLAINED: Final = (
     "connect_failed",
     "The request could not be made. Try again; if that does not help, contact support.",
@@ -36,11 +48,20 @@ _BAD_HANDSHAKE: Final = (
     "tls_failed",
     "The TLS handshake failed. The endpoint must speak TLS 1.2 or newer on this port.",
 )
-NOT_HTTP: Final = ("invalid_response", "The endpoint's answer is not valid HTTP/1.1.")
-_NO_ANSWER: Final = ("invalid_response", "The endpoint closed the connection without an answer.")
+NOT_HTTP: Final = (
+    "invalid_response",
+    "The endpoint's answer is not valid HTTP/1.1. Check that the URL's port is that of a web server.",
+)
+_NO_ANSWER: Final = (
+    "invalid_response",
+    "The endpoint closed the connection without an answer. Check in its log whether it failed.",
+)
 PARTIAL: Final = (
     "invalid_response",
-    "The endpoint closed the connection before its answer was complete.",
+    (
+        "The endpoint closed the connection before its answer was complete. Check in its log whether it "
+        "failed, and that the Content-Length of its answers is right."
+    ),
 )
 TOO_LARGE: Final = (
     "response_too_large",
@@ -73,6 +94,20 @@ _TLS_CODES: Final = {
     pycurl.E_SSL_CERTPROBLEM,
 }
 _PROXY_AUTHENTICATION_REQUIRED: Final = 407
+
+# What to do after a status; https://www.rfc-editor.org/rfc/rfc9110#section-15
+_ADVICE: Final = {
+    401: "Let it check our signature, or set the header that it asks for.",
+    403: "Let it check our signature, and see that no firewall in front of it turns us away.",
+    404: "Check the path of the URL.",
+    405: "Check the path of the URL: it has to accept POST.",
+    410: "Check the path of the URL, or delete the endpoint if nobody needs it.",
+    413: "Let it accept bodies of 256 KiB, or choose events that are smaller.",
+    429: "Set a rate limit in the endpoint's policy.",
+}
+_REDIRECTED: Final = "Redirects are never followed: set the URL to the final address."
+_REFUSED: Final = "It refused the request: its answer or its log should say why."
+_FAILED: Final = "It failed at its own work: look into its log."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +155,10 @@ class Failure:
             )
             return f"{progress} {within}. Answer first, then do the work."
         if self.easy.getinfo(pycurl.CONNECT_TIME):
-            return f"The TLS handshake with the endpoint was not complete {within}."
+            return (
+                f"The TLS handshake with the endpoint was not complete {within}. Check that it speaks TLS on "
+                "this port and is not overloaded."
+            )
         return f"No connection to the endpoint could be made {within}. Check that its firewall lets us in."
 
     def _explain_connect(self) -> tuple[str, str]:
@@ -155,6 +193,12 @@ class Failure:
         if "Recv failure" in self.message or "SSL_" in self.message:
             return _BROKEN
         return NOT_HTTP  # bad chunks come with this code too
+
+
+def explain_status(status: int) -> str:
+    """Give the detail of an answer from 300 to 599."""
+    of_class = _REDIRECTED if status <= 399 else _REFUSED if status <= 499 else _FAILED  # noqa: PLR2004
+    return f"The endpoint answered {status}. {_ADVICE.get(status, of_class)}"
 
 
 def explain_proxy(curl_code: int, answer: int, timeout_ms: int) -> tuple[str, str]:

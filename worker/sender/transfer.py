@@ -11,7 +11,7 @@ import structlog
 
 from app.core.egress_policy import origin_of
 from worker.sender.exchange import KEPT_BODY_BYTES, MAX_ANSWER_BYTES, Outcome, Outgoing
-from worker.sender.explanations import NOT_HTTP, PARTIAL, TOO_LARGE, Failure
+from worker.sender.explanations import NOT_HTTP, PARTIAL, TOO_LARGE, Failure, explain_status
 
 # Node.js, Apache and uvicorn close a connection that was idle for 5 s. A request that crosses with that close
 # is a failed attempt, because none is ever sent twice.
@@ -134,10 +134,7 @@ class Transfer:
         if 200 <= status <= 299:  # noqa: PLR2004 - RFC 9110 section 15
             return self._outcome(now, headers, status, None, None)
         if 300 <= status <= 599:  # noqa: PLR2004
-            detail = f"The endpoint answered {status}."
-            if status <= 399:  # noqa: PLR2004
-                detail += " Redirects are never followed: set the URL to the final address."
-            return self._outcome(now, headers, status, "http_status", detail)
+            return self._outcome(now, headers, status, "http_status", explain_status(status))
         return self._outcome(now, headers, None, *NOT_HTTP)
 
     def failed(self, now: float, curl_code: int, message: str) -> Outcome:

@@ -1,5 +1,6 @@
 """What tests of the sender do again and again."""
 
+import re
 import time
 from typing import Any
 
@@ -25,8 +26,9 @@ def finish(sender: Sender, *, within: float = 20.0) -> list[Outcome]:
     return outcomes
 
 
-def assert_no_address(outcome: Outcome) -> None:
+def assert_helps(outcome: Outcome) -> None:
+    """Assert that the detail says what happened and what to do, and tells no address and no library."""
     detail = outcome.error_detail or ""
-    assert detail.endswith(".")
+    assert re.fullmatch(r"[A-Z].+\. [A-Z].+\.", detail), detail
     for forbidden in ("127.", "10.0", "::", "192.168", "169.254", "curl", "OpenSSL", "errno"):
         assert forbidden not in detail

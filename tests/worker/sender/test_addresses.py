@@ -6,7 +6,7 @@ import pytest
 
 from app.core.egress_policy import EgressPolicy
 from tests import receivers
-from tests.worker.sender.steps import assert_no_address, outgoing
+from tests.worker.sender.steps import assert_helps, outgoing
 from worker.sender import Sender, send_one
 
 
@@ -61,7 +61,7 @@ def test_a_name_that_leads_to_refused_addresses_only_is_blocked(new_sender, addr
         outcome = send_one(sender, outgoing(name_resolving_to(sender, receiver.port, addresses)))
 
     assert (outcome.status_code, outcome.error_code) == (None, "blocked_address")
-    assert_no_address(outcome)
+    assert_helps(outcome)
     assert receiver.connections == 0
 
 
@@ -96,7 +96,7 @@ def test_when_the_only_permitted_address_does_not_answer_the_name_is_not_called_
 
     assert outcome.error_code == "connect_failed"
     assert "left out" in (outcome.error_detail or "")
-    assert_no_address(outcome)
+    assert_helps(outcome)
 
 
 def test_an_address_of_this_machine_is_refused_even_if_the_table_would_allow_it(new_sender):

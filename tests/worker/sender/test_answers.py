@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests import receivers
-from tests.worker.sender.steps import DEADLINE_MS, outgoing
+from tests.worker.sender.steps import DEADLINE_MS, assert_helps, outgoing
 from worker.sender import send_one
 
 
@@ -39,6 +39,7 @@ def test_any_other_status_is_a_failure_that_keeps_it(new_sender, status):
 
     assert (outcome.status_code, outcome.error_code) == (status, "http_status")
     assert f"answered {status}." in (outcome.error_detail or "")
+    assert_helps(outcome)
     assert ("never followed" in (outcome.error_detail or "")) is (status < 400)
 
 
