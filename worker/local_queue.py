@@ -1,10 +1,12 @@
-"""A leased queue as a pump sees it: what is buffered, what is in flight, what its limits allow now."""
+"""A leased queue as a pump sees it: what is buffered, what is in flight, what its limits and its hold allow now."""
 
 import time
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
+from app.deliveries.models import Trigger
 from app.deliveries.work import DueDelivery, Position, Quota
+from app.endpoints.policy import HOLD
 from app.endpoints.service import Target
 
 # How far ahead of the sender a queue is claimed, at least and as a multiple of what it finished lately.
@@ -18,11 +20,19 @@ _FEW = 4
 class LocalQueue:
     """State of one leased queue. Not thread-safe: the pump's lock guards it."""
 
-    def __init__(self, endpoint_id: str, rate_limited_until: datetime | None) -> None:
+    def __init__(
+        self,
+        endpoint_id: str,
+        rate_limited_until: datetime | None,
+        *,
+        on_hold: bool = False,
+    ) -> None:
         self.endpoint_id = endpoint_id
         self.target: Target | None = None
         self.active = True
         self.lost = False
+        self.on_hold = on_hold
+        self.probes: set[str] = set()  # deliveries that are buffered, in flight or not recorded as such
         self.in_flight = 0
         self.unrecorded = 0  # taken and not recorded, those in flight included
         self.ready = False
@@ -51,6 +61,8 @@ class LocalQueue:
         """Take over the endpoint's current configuration."""
         self.target = target
         self.active = target is not None and target.active and not self.lost
+        if target is not None and target.policy.when_failing != HOLD:
+            self.on_hold = False
         self.refreshed_at = moment
 
     def lose(self) -> None:
@@ -60,6 +72,8 @@ class LocalQueue:
 
     def put(self, delivery: DueDelivery) -> None:
         """Buffer a claimed delivery."""
+        if self.on_hold and (delivery.trigger == Trigger.AUTO or delivery.is_retry):
+            self.probes.add(delivery.id)
         (self._retries if delivery.is_retry else self._first).append(delivery)
 
     def claimed(self, quota: Quota, due: list[DueDelivery]) -> None:
@@ -106,9 +120,16 @@ class LocalQueue:
         self._finished_lately += 1
 
     def wanted(self, room: int) -> Quota | None:
-        """Give how many first attempts and retries to claim: enough ahead of the sender, more where it is fast."""
+        """Give how many first attempts and retries to claim: enough ahead of the sender, more where it is fast.
+
+        Of a queue that is held, only when what was sent last is recorded.
+        """
         if not self.active or self.target is None:
             return None
+        if self.on_hold:
+            if self.unrecorded or self.has_buffered:
+                return None
+            return Quota(self.endpoint_id, min(room, self.target.policy.max_in_flight), 0, on_hold=True)
         moment = time.monotonic()
         elapsed = moment - self._counted_at
         per_second = self._finished_lately / elapsed if elapsed > 0.01 else 0.0  # noqa: PLR2004 - too short to tell
@@ -131,6 +152,8 @@ class LocalQueue:
         given_up = [*self._first, *self._retries]
         self._first.clear()
         self._retries.clear()
+        self._positions = {False: None, True: None}
+        self.probes.difference_update(delivery.id for delivery in given_up)
         return given_up
 
     def limited_for(self, moment: float) -> float:

@@ -86,8 +86,7 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
 
     One whose last attempt has failed goes on if somebody has asked for another while that was under way.
     """
-    if not uow.is_sqlite:
-        uow.connection.execute(_BY_INDEX)
+    find_by_index(uow)
     failed = [outcome for outcome in outcomes if outcome.status != DeliveryStatus.SUCCEEDED]
     kept = _retry(uow, failed) if failed else set()
     finished: list[Outcome] = []
@@ -105,6 +104,15 @@ def update_deliveries(uow: UnitOfWork, outcomes: Sequence[Outcome]) -> None:
         uow.connection.execute(_FINISH, keys | statuses | _counts(finished))
     if retried:
         uow.connection.execute(_COUNT, _keys(retried) | _counts(retried))
+
+
+def find_by_index(uow: UnitOfWork) -> None:
+    """Have the rest of this transaction find rows one by one, whatever the planner makes of its tables.
+
+    They grew by thousands since they were analysed: a scan, per batch, costs more than all else.
+    """
+    if not uow.is_sqlite:
+        uow.connection.execute(_BY_INDEX)
 
 
 def _retry(uow: UnitOfWork, failed: Sequence[Outcome]) -> set[tuple[str, str]]:
@@ -294,8 +302,6 @@ unnest(string_to_array(:event_ids, ','), string_to_array(:endpoint_ids, ','){mor
 """
 _WITH_COUNTS = _ROWS.format(more=", string_to_array(:counts, ',')::int[]", names=", attempt_count")
 
-# Rows are found one by one, whatever the planner makes of a table that grew by thousands since it was analysed: a scan
-# of it, per batch, costs more than all else.
 _BY_INDEX = text("""
 SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
        set_config('enable_seqscan', 'off', true)

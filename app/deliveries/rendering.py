@@ -15,6 +15,7 @@ from app.core import json_body
 from app.core.crypto import DecryptionError
 from app.core.templates import TemplateFault
 from app.core.unit_of_work import UnitOfWork
+from app.deliveries import engine_repository
 from app.deliveries import rendering_repository as repository
 from app.deliveries.models import Attempt
 from app.deliveries.work import DueDelivery
@@ -112,6 +113,7 @@ def take(uow: UnitOfWork, *, due: Sequence[DueDelivery]) -> list[DueDelivery]:
     Gives those that are ready. The others wait on: there was no time for them, or their format cannot be read now. One
     that was made while its endpoint had the default format is ready as it is.
     """
+    engine_repository.find_by_index(uow)
     rows = repository.list_rows(uow, [(each.event_id, each.endpoint_id) for each in due])
     owners: dict[str, Any] = {}
     renderer = Renderer(uow)

@@ -55,7 +55,7 @@ AS wanted
 """
 _WANTED = "r.event_id = wanted.event_id AND r.endpoint_id = wanted.endpoint_id"
 
-# The limit keeps the planner from reading whole partitions: each row is looked up by itself.
+# The limit keeps the planner from joining in bulk: each row is looked up by itself.
 _LIST = text(f"""
 SELECT {_COLUMNS} FROM {_ROWS}
 CROSS JOIN LATERAL (SELECT * FROM rendered_bodies r WHERE {_WANTED} LIMIT 1) AS r

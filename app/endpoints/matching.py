@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from app.core import conditions
-from app.endpoints.models import Endpoint, EndpointStatus
+from app.endpoints.models import SERVED, Endpoint
 from app.endpoints.subscriptions import wants
 
 
@@ -30,8 +30,8 @@ class Verdict:
 def judge(row: Endpoint, envelope: Any) -> Verdict:
     """Tell whether an endpoint would get the event in this envelope."""
     reason, detail = _mismatch(row, envelope)
-    if reason is None and row.status == EndpointStatus.PAUSED:
-        detail += " It is paused: the delivery would wait until it is resumed."
+    if reason is None and row.status not in SERVED:
+        detail += f" It is {row.status}: the delivery would wait until it is resumed."
     return Verdict(row.id, row.url, reason is None, reason, detail)
 
 

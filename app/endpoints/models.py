@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, Text, text
+from sqlalchemy import JSON, ForeignKey, Index, Integer, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.core import json_body
@@ -26,6 +26,12 @@ class EndpointStatus(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
+    FAILING = "failing"
+    DISABLED = "disabled"
+
+
+# In other states deliveries wait until somebody resumes the endpoint.
+SERVED = (EndpointStatus.ACTIVE, EndpointStatus.FAILING)
 
 
 class Endpoint(Base):
@@ -60,8 +66,9 @@ class EndpointQueue(Base):
     """The scheduling side of an endpoint, apart from its configuration because every batch writes it.
 
     A pump leases whole queues, so that one process at a time serves an endpoint and its concurrency and rate
-    limits hold over all workers: docs/decisions/0003. Invariant: while the endpoint is active and has pending
-    deliveries, `due_at` is not later than the earliest `next_attempt_at` among them.
+    limits hold over all workers: docs/decisions/0003. Invariant: while the endpoint is served and has pending
+    deliveries, `due_at` is not later than the earliest `next_attempt_at` among them, or than `probe_at` while it is
+    held.
     """
 
     __tablename__ = "endpoint_queues"
@@ -84,3 +91,8 @@ class EndpointQueue(Base):
     rate_limited_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_attempt_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_success_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # The fields of `health.Health`.
+    failures_in_row: Mapped[int] = mapped_column(Integer, server_default="0")
+    failing_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    probe_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    failed_probes: Mapped[int] = mapped_column(Integer, server_default="0")

@@ -8,7 +8,9 @@ MAX_RETRY_DELAY_SECONDS = 86_400
 MIN_TIMEOUT_SECONDS = 1
 MAX_TIMEOUT_SECONDS = 30
 MAX_IN_FLIGHT = 100
-WHEN_FAILING = ("retry",)
+RETRY = "retry"
+HOLD = "hold"
+WHEN_FAILING = (RETRY, HOLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Policy:
     timeout_seconds: int = 15
     rate_limit: dict[str, int] | None = None  # {"count", "seconds"}
     max_in_flight: int = 10
-    when_failing: str = "retry"
+    when_failing: str = RETRY
 
     def stored(self) -> dict[str, Any]:
         """Give the form in which it is kept and shown."""

@@ -1,6 +1,7 @@
 """Formats of endpoints: configured, shown without their secrets, changed whole, and seen before anything is sent."""
 
 import json
+import re
 from typing import Any
 
 import jsonschema_rs
@@ -9,6 +10,7 @@ from structlog.testing import capture_logs
 
 from app.events.catalogue import BUILT_IN
 from app.events.service import MAX_EVENT_BYTES
+from app.processes import ROOT
 from tests.api import expect
 from tests.api.steps import audited
 from tests.api.test_endpoint_secrets import everything_at_rest
@@ -141,6 +143,16 @@ def test_the_document_takes_the_formats_that_are_taken_and_no_others(api):
     shown = jsonschema_rs.Draft202012Validator(schemas["EndpointObject"]["properties"]["format"])
     assert all(shown.is_valid(each) for _, each in FORMATS)
     assert not shown.is_valid(PAGERDUTY)
+
+
+def test_the_example_of_the_readme_is_taken(api):
+    (example,) = re.findall(
+        r"^```json\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    made = expect.ok(api.post("/v1/endpoints", json.loads(example)), 201)
+    assert (made["format"], made["events"]) == ("slack", ["conversation.waiting"])
+    waiting = {"type": "conversation.waiting", "data": {"waiting_seconds": 601}}
+    assert expect.ok(api.post("/v1/endpoints/match", waiting))["data"][0]["matches"]
 
 
 def test_a_preview_shows_the_body_for_the_example_of_the_type_or_for_given_data(api):

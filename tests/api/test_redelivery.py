@@ -73,7 +73,9 @@ def test_only_its_own_workspace_can_ask_for_anything(
         body = {"since": (now() - HOUR).isoformat()} if path.endswith("/recover") else None
         expect.problem(stranger.call(method, path, body), 404, "not_found")
     other = an_endpoint(stranger)
-    expect.problem(stranger.get(f"/v1/endpoints/{other['id']}/recoveries/{recovery['id']}"), 404, "not_found")
+    for each, endpoint in ((stranger, other), (api, an_endpoint(api))):
+        path = f"/v1/endpoints/{endpoint['id']}/recoveries/{recovery['id']}"
+        expect.problem(each.get(path), 404, "not_found")
     # And its own endpoints are no place for a stranger's events.
     expect.invalid(
         api.post(f"/v1/events/{event['id']}/replay", {"endpoint_ids": [made["id"], other["id"]]}),

@@ -102,20 +102,15 @@ def queue_of(resources: Resources, made: dict[str, Any]) -> EndpointQueue:
 
 
 def pass_time(resources: Resources, seconds: float) -> None:
-    """Let time pass for whatever waits: due times, leases, rate limits and holds move back."""
+    """Let time pass for whatever waits: due times, leases, rate limits and holds move back, and what waits is older."""
     shift = timedelta(seconds=seconds)
     with resources.transaction() as uow:
         for pending in uow.session.scalars(select(PendingDelivery)):
             pending.next_attempt_at -= shift
+        for delivery in uow.session.scalars(select(Delivery).where(Delivery.status == "pending")):
+            delivery.created_at -= shift
         for queue in uow.session.scalars(select(EndpointQueue)):
-            for name in (
-                "due_at",
-                "leased_until",
-                "rate_limited_until",
-                "failing_since",
-                "probe_at",
-                "released_at",
-            ):
+            for name in ("due_at", "leased_until", "rate_limited_until", "failing_since", "probe_at"):
                 moment: datetime | None = getattr(queue, name)
                 if moment is not None:
                     setattr(queue, name, moment - shift)

@@ -252,6 +252,20 @@ def test_several_workers_never_do_the_same_step(api, drain, resources, small, mo
         assert set(attempts_per_delivery(api, made).values()) == {2}
 
 
+def test_a_step_that_is_under_way_is_nobody_elses(api, drain, resources, small):
+    if resources.database.is_sqlite:
+        pytest.skip("SQLite has one writer at a time")
+    with receivers.ok() as receiver:
+        made = an_outage(api, drain, receiver, 20)
+        recovery = recover(api, made)
+        with resources.transaction() as uow:
+            assert recoveries.advance(uow)
+            assert not step(resources)
+        assert look(api, recovery)["matched"] == 14
+        assert step(resources)
+        assert look(api, recovery)["matched"] == 20
+
+
 def test_canceling_stops_it_between_steps(api, drain, resources, small):
     with receivers.ok() as receiver:
         made = an_outage(api, drain, receiver, 12)

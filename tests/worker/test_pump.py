@@ -265,7 +265,7 @@ def test_an_attempt_is_recorded_however_often_the_database_fails(api, resources,
     def fail_first(*arguments, **keywords):
         if next(failures, None) is not None:
             raise OperationalError("COPY", None, ConnectionError())
-        record(*arguments, **keywords)
+        return record(*arguments, **keywords)
 
     monkeypatch.setattr(engine, "record", fail_first)
     with receivers.ok() as receiver:
@@ -367,11 +367,12 @@ def test_a_commit_whose_answer_was_lost_is_recorded_once(api, resources, sender,
     lost: list[bool] = []
 
     def record_and_lose_the_answer(uow, **arguments):
-        record(uow, **arguments)
+        on_hold = record(uow, **arguments)
         if not lost:
             lost.append(True)
             uow.commit()
             raise OperationalError("COMMIT", {}, Exception("the connection broke"))
+        return on_hold
 
     monkeypatch.setattr(engine, "record", record_and_lose_the_answer)
     with receivers.ok() as receiver:

@@ -15,7 +15,7 @@ from app.deliveries.work import DueDelivery
 from app.endpoints.policy import Policy
 from app.endpoints.service import Target
 from worker.local_queue import LocalQueue
-from worker.request import InFlight, build, conclude
+from worker.request import InFlight, build, conclude, refuse
 from worker.sender import Outcome, Outgoing
 
 SECRET = "whsec_" + "QUJD" * 11
@@ -24,7 +24,9 @@ STARTED_AT = MOMENT.timestamp() + 0.25
 BODY = '{"id":"evt_1","data":{"text":"Grüße"}}'.encode()
 
 
-def request_of(*, attempt_count: int = 0, trigger: str = "auto", **target: Any) -> Outgoing:
+def request_of(
+    *, attempt_count: int = 0, trigger: str = "auto", delivery: dict[str, Any] | None = None, **target: Any
+) -> Outgoing:
     fields = {
         "endpoint_id": "ep_1",
         "workspace_id": "ws_1",
@@ -36,7 +38,7 @@ def request_of(*, attempt_count: int = 0, trigger: str = "auto", **target: Any) 
         "version": MOMENT,
         **target,
     }
-    delivery = DueDelivery(
+    due = DueDelivery(
         "dlv_1",
         "ep_1",
         "ws_1",
@@ -47,8 +49,9 @@ def request_of(*, attempt_count: int = 0, trigger: str = "auto", **target: Any) 
         BODY,
         attempt_count > 0,
         MOMENT,
+        **(delivery or {}),
     )
-    return build(LocalQueue("ep_1", None), delivery, Target(**fields), MOMENT)
+    return build(LocalQueue("ep_1", None), due, Target(**fields), MOMENT)
 
 
 def outcome_of(outgoing: Outgoing, **changes: Any) -> Outcome:
@@ -107,6 +110,30 @@ def test_the_log_has_the_headers_that_were_sent_with_custom_values_masked():
     assert logged[8:] == ["X-Tenant: ***", "Authorization: ***"]
     assert "canary-4711" not in repr(attempt)
     assert SECRET not in repr(attempt)
+
+
+def test_a_rendered_body_is_sent_and_logged_with_its_content_type():
+    plain = "text/plain; charset=utf-8"
+    outgoing = request_of(delivery={"content_type": plain})
+    assert outgoing.headers[0] == f"Content-Type: {plain}"
+    attempt, _ = conclude_with(outgoing)
+    assert orjson.loads(attempt.request_headers)[0] == ["Content-Type", plain]
+
+
+@pytest.mark.parametrize("attempt_count", [0, 2])
+def test_what_cannot_be_rendered_is_a_failed_attempt_that_sent_nothing_and_is_not_retried(attempt_count):
+    queue = LocalQueue("ep_1", None)
+    sent = request_of(attempt_count=attempt_count, delivery={"error": "Line 2: no."}).tag
+    assert isinstance(sent, InFlight)
+    refused = refuse(queue, sent.delivery, sent.target, MOMENT)
+    assert isinstance(refused.tag, InFlight)
+    attempt, outcome = conclude(refused, refused.tag)
+    assert refused.tag.queue is queue
+    assert (attempt.status, attempt.status_code, attempt.duration_ms) == ("failed", None, 0)
+    assert (attempt.error_code, attempt.error_detail) == ("template_failed", "Line 2: no.")
+    assert (attempt.started_at, attempt.number) == (MOMENT, attempt_count + 1)
+    assert (attempt.request_headers, attempt.response_headers) == ("[]", "[]")
+    assert (outcome.status, outcome.retry_in_seconds) == (DeliveryStatus.FAILED, None)
 
 
 def test_a_success_is_recorded_whole():

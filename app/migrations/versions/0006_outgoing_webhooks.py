@@ -92,7 +92,7 @@ def _test_sends() -> None:
 def _health() -> None:
     for count in ("failures_in_row", "failed_probes"):
         op.add_column("endpoint_queues", sa.Column(count, sa.Integer(), server_default="0", nullable=False))
-    for moment in ("failing_since", "probe_at", "released_at"):
+    for moment in ("failing_since", "probe_at"):
         op.add_column("endpoint_queues", sa.Column(moment, UtcDateTime(), nullable=True))
     manual = sa.text("trigger = 'manual'")
     op.create_index(
