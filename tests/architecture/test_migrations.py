@@ -2,10 +2,13 @@
 
 import re
 
+import pytest
 from sqlalchemy import Connection, MetaData, text
 
 import app.web  # noqa: F401 - imports every table
 from app.core.database import Base, Database
+
+pytestmark = pytest.mark.own_database
 
 # Partitions are as their table is.
 _NOT_OURS = re.compile(r"alembic_version|_[0-9]{8}[._]|_default[._]")

@@ -17,7 +17,10 @@ from tests.conftest import DATABASES
 DAY = timedelta(days=1)
 THINGS = PartitionedTable("things", "evt", "fillfactor = 50")
 
-pytestmark = pytest.mark.skipif("postgresql" not in DATABASES, reason="needs PostgreSQL")
+pytestmark = [
+    pytest.mark.skipif("postgresql" not in DATABASES, reason="needs PostgreSQL"),
+    pytest.mark.own_database,
+]
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ from tests.conftest import Api
 from tests.flows.steps import make_endpoint, publish
 from worker import runtime
 
+pytestmark = pytest.mark.own_database
+
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 DATED = (Event, EventExternalId, Delivery, RenderedBody, Attempt, AttemptCount)
