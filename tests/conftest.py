@@ -21,6 +21,8 @@ from app.api_keys import service as api_keys
 from app.core.unit_of_work import Resources, open_resources
 from app.deliveries import engine
 from app.migrations import migrate
+from app.rest.context import EXTENSION
+from app.rest.edge import Application
 from app.web import create_app
 from app.workspaces import service as workspaces
 from config.settings import Settings, load_settings
@@ -191,10 +193,26 @@ def resources(settings: Settings, doorbell: RecordingDoorbell) -> Iterator[Resou
     opened.close()
 
 
+@pytest.fixture(scope="session")
+def shared_app() -> Callable[[Resources], Application]:
+    """Give the application with these resources: making one takes longer than most tests of it."""
+    made: list[Application] = []
+
+    def give(resources: Resources) -> Application:
+        if resources.settings.trusted_proxies:
+            return create_app(resources)
+        if not made:
+            made.append(create_app(resources))
+        made[0].extensions[EXTENSION] = resources
+        return made[0]
+
+    return give
+
+
 @pytest.fixture
-def new_api(resources: Resources) -> Callable[[], Api]:
+def new_api(resources: Resources, shared_app: Callable[[Resources], Application]) -> Callable[[], Api]:
     """Make the API of a new workspace with a key for everything."""
-    app = create_app(resources)
+    app = shared_app(resources)
 
     def make() -> Api:
         with resources.transaction() as uow:
