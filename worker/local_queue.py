@@ -81,8 +81,10 @@ class LocalQueue:
 
         One that got all it asked for is gone on with behind its last delivery: what is held before that need not be
         read again. One that did not has come to the end, and the next begins anew: what was committed late, with an
-        earlier time, stands before the end.
+        earlier time, stands before the end. Of a queue that is held only some are found, and what is before them waits.
         """
+        if quota.on_hold:
+            return
         for is_retry, asked in ((False, quota.first_attempts), (True, quota.retries)):
             found = [(each.next_attempt_at, each.event_id) for each in due if each.is_retry is is_retry]
             if asked:

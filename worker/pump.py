@@ -247,9 +247,10 @@ class Pump:
     def _take_in(self, quotas: list[Quota], due: list[DueDelivery]) -> None:
         with self._lock:
             # A queue that is held or released since it was asked for gets nothing of what would have been right before.
-            quotas = [quota for quota in quotas if quota.on_hold is self._queues[quota.endpoint_id].on_hold]
-            found: dict[str, list[DueDelivery]] = {quota.endpoint_id: [] for quota in quotas}
-            due = [delivery for delivery in due if delivery.endpoint_id in found]
+            as_asked = [each for each in quotas if each.on_hold is self._queues[each.endpoint_id].on_hold]
+            found: dict[str, list[DueDelivery]] = {quota.endpoint_id: [] for quota in as_asked}
+            if len(as_asked) < len(quotas):
+                quotas, due = as_asked, [delivery for delivery in due if delivery.endpoint_id in found]
             for delivery in due:
                 found[delivery.endpoint_id].append(delivery)
                 self._held[delivery.endpoint_id, delivery.is_retry].add(delivery.id)

@@ -39,13 +39,6 @@ class EndpointDeleted(Conflict):
     title = "The delivery's endpoint was deleted"
 
 
-class PayloadGone(Conflict):
-    """The event's payload was expunged, or its time is over: there is nothing that could be sent."""
-
-    code = "payload_gone"
-    title = "The event's payload is gone"
-
-
 class TestNotRepeatable(Conflict):
     """A test is sent once, while somebody waits for it; send another one."""
 
@@ -65,8 +58,8 @@ def retry(uow: UnitOfWork, *, workspace_id: str, delivery_id: str) -> Delivery:
         raise TestNotRepeatable
     try:
         _hold_payload(uow, workspace_id, delivery.event_id)
-    except NotFound:
-        raise PayloadGone from None
+    except NotFound:  # its time is over
+        raise events.PayloadExpunged from None
     if not queues.wake(uow, endpoint_ids=[delivery.endpoint_id]):
         raise EndpointDeleted
     _send_again(uow, workspace_id, delivery.event_id, [delivery.endpoint_id])
@@ -110,10 +103,10 @@ def replay(
 
 
 def _hold_payload(uow: UnitOfWork, workspace_id: str, event_id: str) -> Event:
-    """Give an event whose payload stays until the commit; raises `NotFound` or `PayloadGone`."""
+    """Give an event whose payload stays until the commit; raises `NotFound` or `PayloadExpunged`."""
     event = events.get(uow, workspace_id=workspace_id, event_id=event_id, hold=True)
     if event.payload_expunged_at is not None:
-        raise PayloadGone
+        raise events.PayloadExpunged
     return event
 
 

@@ -67,7 +67,7 @@ def drop_partition(uow: UnitOfWork, *, of: PartitionedTable, day: datetime) -> b
 
 
 def list_old_rows(uow: UnitOfWork, *, limit: datetime) -> list[OldRows]:
-    """Give what goes in batches besides partitions."""
+    """Give what goes in batches besides partitions, what waited until now included."""
     if uow.is_sqlite:
         names = [(each, each.name) for each in PARTITIONED_TABLES]
     else:
@@ -77,7 +77,10 @@ def list_old_rows(uow: UnitOfWork, *, limit: datetime) -> list[OldRows]:
             for each, day in _old_partitions(uow, limit)
             if _is_awaited(uow, each, day)
         ]
-    rows = [OldRows("attempt_counts", "hour", statistics.hour_of(limit), of_events=False)]
+    rows = [
+        old_external_ids(limit),
+        OldRows("attempt_counts", "hour", statistics.hour_of(limit), of_events=False),
+    ]
     for each, name in names:
         of_events = each.id_prefix == EVENT_PREFIX
         key = "event_id" if of_events and each.name != "events" else "id"
@@ -86,7 +89,7 @@ def list_old_rows(uow: UnitOfWork, *, limit: datetime) -> list[OldRows]:
 
 
 def old_external_ids(limit: datetime) -> OldRows:
-    """Give the callers' ids of old events. They go before all else: a repeated publish looks for the event."""
+    """Give the callers' ids of old events, which go first: a repeated publish finds the event by them."""
     return OldRows("event_external_ids", "event_id", first_id_at(EVENT_PREFIX, limit))
 
 

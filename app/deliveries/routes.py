@@ -41,7 +41,10 @@ deliveries = ApiBlueprint("deliveries", "/v1", "What is delivered, and the log o
 @deliveries.arguments(DeliveryQuery, location="query")
 @deliveries.response(200, DeliveryList)
 def list_deliveries(query: dict[str, Any]) -> Any:
-    """List deliveries, newest first."""
+    """List deliveries, newest first.
+
+    Of a rare status a page can be short, even empty, and still have a `next_cursor`: follow it until it is null.
+    """
     return service.list_deliveries(
         context.uow(),
         workspace_id=context.workspace_id(),
@@ -70,7 +73,10 @@ def get_attempt(attempt_id: str) -> Any:
 @deliveries.arguments(AttemptPageQuery, location="query")
 @deliveries.response(200, AttemptList)
 def list_endpoint_attempts(query: dict[str, Any], endpoint_id: str) -> Any:
-    """Read an endpoint's delivery log, newest first."""
+    """Read an endpoint's delivery log, newest first.
+
+    Of a rare kind a page can be short, even empty, and still have a `next_cursor`: follow it until it is null.
+    """
     page = page_request(query.pop("limit"), query.pop("cursor"), ATTEMPT_PREFIX)
     return service.list_attempts(
         context.uow(),

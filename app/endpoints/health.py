@@ -21,6 +21,8 @@ HELD_AT_MOST = timedelta(days=3) - timedelta(seconds=MAX_PROBE_SECONDS)
 # They tell nothing of an endpoint: our proxy opened no way to it, or there was no body to send.
 NOT_THEIRS = frozenset({"proxy_failed", "template_failed"})
 
+_ACTIVE, _FAILING, _DISABLED = EndpointStatus.ACTIVE, EndpointStatus.FAILING, EndpointStatus.DISABLED
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -64,7 +66,7 @@ def may_change(health: Health, tally: Tally, moment: datetime, disable_after: ti
     if health.probe_at is not None:
         return True
     if health.failing_since is None:
-        return health.failures_in_row >= FAILING_AFTER
+        return health.failures_in_row >= FAILING_AFTER and tally.failures > 0
     return tally.last_success_at is not None or _is_over(health.failing_since, moment, disable_after)
 
 
@@ -82,25 +84,21 @@ def judge(
     A state that people gave it stays. A probe that failed by our own fault is made again after the same time.
     """
     if health.failures_in_row < FAILING_AFTER:
-        healthy = EndpointStatus.ACTIVE if status is EndpointStatus.FAILING else status
-        return Health(health.failures_in_row), healthy
-    newly = health.failing_since is None or tally.last_success_at is not None
-    failing_since = moment if newly or health.failing_since is None else health.failing_since
-    if status is EndpointStatus.ACTIVE:
-        status = EndpointStatus.FAILING
-    if status is EndpointStatus.FAILING and _is_over(failing_since, moment, disable_after):
-        status = EndpointStatus.DISABLED
-    held = replace(health, failing_since=failing_since)
-    if policy.when_failing != HOLD:
-        return replace(held, probe_at=None, failed_probes=0), status
-    if health.probe_at is None or newly:
-        return replace(held, probe_at=moment + probe_delay(0), failed_probes=0), status
-    if tally.probed:
+        return Health(health.failures_in_row), _ACTIVE if status is _FAILING else status
+    begins = health.failing_since is None or tally.last_success_at is not None
+    if begins and tally.failures:
+        health = replace(health, failing_since=moment, failed_probes=0, probe_at=moment + probe_delay(0))
+    elif tally.probed:
         failed_probes = health.failed_probes + bool(tally.failures)
-        return replace(
-            held, probe_at=moment + probe_delay(failed_probes), failed_probes=failed_probes
-        ), status
-    return held, status
+        health = replace(health, failed_probes=failed_probes, probe_at=moment + probe_delay(failed_probes))
+    if policy.when_failing != HOLD:
+        health = replace(health, failed_probes=0, probe_at=None)
+    if health.failing_since is not None:
+        if status is _ACTIVE:
+            status = _FAILING
+        if status is _FAILING and _is_over(health.failing_since, moment, disable_after):
+            status = _DISABLED
+    return health, status
 
 
 def probe_delay(failed_probes: int) -> timedelta:
@@ -109,15 +107,12 @@ def probe_delay(failed_probes: int) -> timedelta:
     return timedelta(seconds=min(doubled, MAX_PROBE_SECONDS))
 
 
-def reason(health: Health, status: EndpointStatus, *, policy: Policy, tally: Tally) -> str | None:
-    """Give the sentences that say why an endpoint has the status; None where nothing needs to be said."""
-    if status is EndpointStatus.FAILING:
+def reason(health: Health, status: EndpointStatus, tally: Tally) -> str | None:
+    """Give the sentence that says why an endpoint has the status; None where nothing needs to be said."""
+    if status is _FAILING:
         last = f", the last with {tally.last_failure}" if tally.last_failure else ""
-        sentence = f"{health.failures_in_row} attempts in a row have failed{last}."
-        if policy.when_failing == HOLD:
-            sentence += " Its deliveries wait, while one at a time is sent as a probe."
-        return sentence
-    if status is EndpointStatus.DISABLED and health.failing_since is not None:
+        return f"{health.failures_in_row} attempts in a row have failed{last}."
+    if status is _DISABLED and health.failing_since is not None:
         return (
             f"No attempt has succeeded since {format_time(health.failing_since)} at the latest. "
             "Its deliveries wait until it is resumed."

@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Any
 
 from app.core import conditions
-from app.endpoints.models import SERVED, Endpoint
+from app.endpoints.models import SERVED, Endpoint, EndpointStatus
+from app.endpoints.policy import HOLD
 from app.endpoints.subscriptions import wants
 
 
@@ -32,6 +33,8 @@ def judge(row: Endpoint, envelope: Any) -> Verdict:
     reason, detail = _mismatch(row, envelope)
     if reason is None and row.status not in SERVED:
         detail += f" It is {row.status}: the delivery would wait until it is resumed."
+    if reason is None and row.status == EndpointStatus.FAILING and row.policy.get("when_failing") == HOLD:
+        detail += " It is failing and held: the delivery would wait until a probe succeeds."
     return Verdict(row.id, row.url, reason is None, reason, detail)
 
 

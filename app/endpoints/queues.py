@@ -158,8 +158,8 @@ def release(uow: UnitOfWork, *, due: dict[str, tuple[datetime | None, datetime |
 def wake(uow: UnitOfWork, *, endpoint_ids: Collection[str], through_hold: bool = True) -> list[str]:
     """Make queues due now, those of paused and disabled endpoints excepted; gives the endpoints that there are.
 
-    Without `through_hold` those that are held become due with their next probe and not before. The rows stay locked until
-    the commit: a pump that gives one back at the same moment then sees the deliveries that this transaction made.
+    Without `through_hold` those that are held become due with their next probe and not before. The rows stay locked
+    until the commit: a pump that gives one back at the same moment then sees the deliveries that this transaction made.
     """
     ids = _lock(uow, endpoint_ids, None)
     served = select(Endpoint.id).where(Endpoint.status.in_(SERVED))

@@ -60,7 +60,7 @@ def settle(
             settled[row.id] = after.probe_at is not None
         if status != row.status:
             row.status = status.value
-            row.status_reason = rules.reason(after, status, policy=policy, tally=tally)
+            row.status_reason = rules.reason(after, status, tally)
             row.updated_at = moment
             uow.session.flush()
             since = before.failing_since if status is EndpointStatus.ACTIVE else after.failing_since

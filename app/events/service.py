@@ -11,7 +11,7 @@ import orjson
 from app.audit import service as audit
 from app.core import json_body
 from app.core.clock import now
-from app.core.errors import AppError, Conflict, Invalid, NotFound, TooLarge, invalid_field
+from app.core.errors import AppError, Conflict, Invalid, NotFound, TooLarge, Unavailable, invalid_field
 from app.core.ids import new_id
 from app.core.pagination import Page, PageRequest, decode_cursor, encode_cursor, page_of
 from app.core.unit_of_work import UnitOfWork
@@ -390,12 +390,17 @@ def _insert(
     return [
         outcome
         if isinstance(outcome, AppError) or outcome.id in new
-        else _duplicate(first[str(outcome.external_id)])
+        else _duplicate(first.get(str(outcome.external_id)))
         for outcome in outcomes
     ]
 
 
-def _duplicate(event: Event) -> Receipt:
+def _duplicate(event: Event | None) -> Receipt | AppError:
+    if event is None:  # retention has taken it, and takes its id in a moment
+        return Unavailable(
+            "The first event with this `external_id` is being deleted, as old as it is. Publish yours again.",
+            headers={"Retry-After": "60"},
+        )
     return Receipt(
         event.id, event.external_id, event.type, event.occurred_at, event.created_at, duplicate=True
     )

@@ -219,6 +219,12 @@ def test_deliveries_of_another_workspace_are_not_pending_here(api, new_api, reso
     other = new_api()
     assert walk(other, "/v1/deliveries?status=pending") == ([], 1)
     assert walk(other, f"/v1/deliveries?status=pending&endpoint_id={made['id']}") == ([], 1)
+    # Nor do they take the place of one's own.
+    make_endpoint(other, "https://hooks.example.com")
+    publish_many(other, 5)
+    with resources.transaction() as uow:
+        engine.fan_out(uow)
+    assert len(walk(api, "/v1/deliveries?status=pending&limit=1")[0]) == 3
 
 
 def test_failed_deliveries_are_searched_for_a_part_at_a_time(api, resources, made, few):

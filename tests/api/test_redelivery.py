@@ -131,7 +131,7 @@ def test_a_delivery_whose_event_is_gone_cannot_be_sent(api, resources):
     row = a_delivery(api, new_id("dlv"), new_id("evt"))
     with resources.transaction() as uow:
         uow.session.execute(insert(Delivery), {**row, "endpoint_id": made["id"], "status": "failed"})
-    expect.problem(api.post(f"/v1/deliveries/{row['id']}/retry"), 409, "payload_gone")
+    expect.problem(api.post(f"/v1/deliveries/{row['id']}/retry"), 409, "payload_expunged")
 
 
 def test_an_event_that_nobody_wants_is_replayed_to_nobody(api, resources):

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import delete, func, insert, select, text
 
 from app.core.clock import now
 from app.core.ids import first_id_at
@@ -258,6 +258,22 @@ def test_a_callers_own_id_can_be_used_again(api, resources, made, apply):
     again = expect.ok(api.post("/v1/events", draft), 202)
     assert again["duplicate"] is False
     assert again["id"] != event_id
+
+
+def test_a_callers_own_id_whose_event_is_gone_can_be_used_in_a_moment(api, resources, made, apply):
+    """Between the two look-ups of a publish that is repeated after a month."""
+    event_id = old(resources, api, made, first_kept() - DAY)
+    draft = {"type": "contact.created", "data": {}, "external_id": f"external-{event_id}"}
+    with resources.transaction() as uow:
+        uow.connection.execute(delete(Event))
+    answer = api.post("/v1/events", draft)
+    expect.problem(answer, 503, "unavailable")
+    assert answer.headers["Retry-After"] == "60"
+    other = {"type": "contact.created", "data": {}}
+    outcomes = expect.ok(api.post("/v1/events/batch", {"events": [draft, other]}), 202)
+    assert (outcomes["accepted"], outcomes["rejected"]) == (1, 1)
+    apply()
+    expect.ok(api.post("/v1/events", draft), 202)
 
 
 def test_two_at_once_are_harmless(api, resources, made, apply):

@@ -117,6 +117,11 @@ def test_ten_failures_in_a_row_are_failing_until_the_next_success(before, failur
     assert health.failing_since == ((since or MOMENT) if failures_in_row >= FAILING_AFTER else None)
 
 
+def test_nobody_begins_to_fail_by_a_fault_of_ours():
+    """Ten failures were there before somebody resumed it."""
+    assert judged(Health(12), ACTIVE, RETRY, tally(0)) == (Health(12), ACTIVE)
+
+
 def test_failing_begins_when_it_is_found_and_stays_since_then():
     health, _ = judged(Health(10), ACTIVE, RETRY, tally(1))
     assert health.failing_since == MOMENT
@@ -149,13 +154,14 @@ def test_probes_come_after_10_seconds_then_doubling_to_10_minutes(failed_probes,
         (Health(15, EARLIER, ago(seconds=1), 4), tally(0, probed=True), ahead(seconds=160), 4),
         # What was under way when the hold began, or was asked for by somebody, moves no probe.
         (Health(20, EARLIER, ahead(seconds=3), 2), tally(9), ahead(seconds=3), 2),
-        # The policy says `hold` since it is failing.
-        (Health(30, EARLIER), tally(1), ahead(seconds=10), 0),
+        # One that was resumed has its try still before it when it was our fault.
+        (Health(40, None, ago(seconds=1), 0), tally(0, probed=True), ahead(seconds=10), 0),
     ],
 )
 def test_a_failing_endpoint_is_held_and_probed(health, counted, probe_at, failed_probes):
     after, status = judged(health, FAILING if health.failing_since else ACTIVE, HOLD, counted)
-    assert (after.probe_at, after.failed_probes, status) == (probe_at, failed_probes, FAILING)
+    assert (after.probe_at, after.failed_probes) == (probe_at, failed_probes)
+    assert status is (FAILING if health.failing_since or counted.failures else ACTIVE)
 
 
 def test_the_first_success_releases_it():
@@ -225,6 +231,7 @@ def test_ten_failures_over_many_days_are_failing_first():
         (Health(), [None], False),
         (Health(9), ["timeout"] * 9, False),
         (Health(10), ["timeout"], True),
+        (Health(10), ["proxy_failed"], False),
         (Health(10, EARLIER), ["timeout"], False),
         (Health(5000, EARLIER), ["timeout"], False),
         (Health(0, EARLIER), [None], True),
@@ -269,15 +276,12 @@ def test_what_is_not_judged_would_have_stayed_as_it_is(earlier, codes, failing_s
 def test_a_reason_is_told_in_a_sentence():
     counted = outcomes("timeout", "http_status")
     health = Health(12, EARLIER)
-    assert reason(health, FAILING, policy=RETRY, tally=counted) == (
-        "12 attempts in a row have failed, the last with status 500."
+    assert reason(health, FAILING, counted) == "12 attempts in a row have failed, the last with status 500."
+    assert reason(health, FAILING, outcomes("timeout")) == (
+        "12 attempts in a row have failed, the last with timeout."
     )
-    assert reason(health, FAILING, policy=HOLD, tally=outcomes("timeout")) == (
-        "12 attempts in a row have failed, the last with timeout. "
-        "Its deliveries wait, while one at a time is sent as a probe."
-    )
-    assert reason(health, DISABLED, policy=RETRY, tally=counted) == (
+    assert reason(health, DISABLED, counted) == (
         "No attempt has succeeded since 2026-05-01T09:00:00.000Z at the latest. "
         "Its deliveries wait until it is resumed."
     )
-    assert reason(Health(), ACTIVE, policy=RETRY, tally=outcomes(None)) is None
+    assert reason(Health(), ACTIVE, outcomes(None)) is None

@@ -12,7 +12,6 @@ from app.deliveries import engine, hold_repository
 from app.endpoints import queues
 from app.endpoints.health import HELD_AT_MOST
 from app.endpoints.models import Endpoint
-from config.settings import load_settings
 from tests import receivers
 from tests.conftest import Api
 from tests.flows.steps import (
@@ -240,8 +239,6 @@ def test_who_changes_an_endpoint_holds_up_no_pump_and_the_next_batch_makes_up_fo
 def test_what_waits_in_a_hold_is_not_attempted_while_one_probe_at_a_time_goes_out(api, drain, resources):
     with receivers.ok(500) as receiver:
         made = hold(api, drain, receiver, waiting=20)
-        reason = shown(api, made)["status_reason"]
-        assert reason.endswith("Its deliveries wait, while one at a time is sent as a probe.")
         assert drain() == 0
         for probes, delay in enumerate([10, 20, 40, 80, 160, 320, 600, 600, 600]):
             queue = queue_of(resources, made)
@@ -292,6 +289,16 @@ def test_the_first_success_releases_it_and_what_waited_goes_out_in_order_of_age(
     assert types_told(api) == ["endpoint.failing", "endpoint.recovered"]
 
 
+def test_what_waited_keeps_its_order_when_the_queue_changes_hands(api, drain, resources, monkeypatch):
+    monkeypatch.setattr(pumping, "QUEUE_TURN_SECONDS", 0.05)
+    with receivers.ok(delay=0.01) as receiver:
+        hold(api, drain, receiver, waiting=30)
+        pass_time(resources, 11.5)
+        assert drain() == 40
+        order = [str(request.header("webhook-id")) for request in receiver.requests]
+    assert order[1:] == sorted(order[1:])
+
+
 def test_what_waited_goes_out_at_the_endpoints_rate_limit(api, drain, resources):
     limit = {"rate_limit": {"count": 12, "seconds": 600}}
     with receivers.ok() as receiver:
@@ -340,7 +347,6 @@ def test_a_manual_retry_goes_through_a_hold_and_moves_no_probe(api, drain, resou
 def test_what_has_been_held_for_three_days_gets_its_attempts_by_the_schedule(
     api, drain, resources, monkeypatch
 ):
-    monkeypatch.setenv("BOTBAT_DISABLE_AFTER_DAYS", "0")
     with receivers.ok(500) as receiver:
         made = hold(api, drain, receiver, waiting=1)
         old = {row["event_id"] for row in deliveries_of(api, made)}
@@ -442,18 +448,23 @@ def test_a_pump_that_dies_with_a_probe_leaves_it_to_the_next(api, drain, resourc
     assert queue_of(resources, made).failed_probes == 1
 
 
+def test_the_dry_run_tells_that_a_held_endpoint_would_get_it_later(api, drain):
+    with receivers.ok() as receiver:
+        hold(api, drain, receiver)
+    (verdict,) = accepted(api.post("/v1/endpoints/match", {"type": "message.received", "data": {}}))["data"]
+    assert verdict["matches"]
+    assert verdict["detail"].endswith(" held: the delivery would wait until a probe succeeds.")
+
+
 # --- disabled
 
 
-@pytest.fixture
-def disable_after(monkeypatch, resources) -> Any:
-    """Change the setting of the running process."""
-
-    def change(days: int) -> None:
-        monkeypatch.setenv("BOTBAT_DISABLE_AFTER_DAYS", str(days))
-        object.__setattr__(resources, "settings", load_settings())
-
-    return change
+@pytest.fixture(params=[0, 2])
+def disable_after_days(monkeypatch, request) -> int:
+    """Set after how many days endpoints are disabled; comes before what reads the settings."""
+    monkeypatch.setenv("BOTBAT_DISABLE_AFTER_DAYS", str(request.param))
+    days: int = request.param
+    return days
 
 
 def fail_for(api: Api, drain: Any, resources: Resources, days: float) -> None:
@@ -532,15 +543,17 @@ def test_a_success_on_the_last_day_saves_it(api, drain, resources):
     assert status_of(api, made) == "failing"
 
 
-@pytest.mark.parametrize(("days", "status"), [(0, "failing"), (2, "disabled")])
-def test_the_number_of_days_is_a_setting_and_0_is_never(api, drain, resources, disable_after, days, status):
-    disable_after(days)
+def test_the_number_of_days_is_a_setting_and_0_is_never(disable_after_days, api, drain, resources):
     with receivers.ok(500) as receiver:
         made = make_endpoint(api, receiver)
         publish_many(api, 12)
         drain()
-        fail_for(api, drain, resources, 3 if days else 300)
-    assert status_of(api, made) == status
+        fail_for(api, drain, resources, 1.9)
+        assert status_of(api, made) == "failing"
+        fail_for(api, drain, resources, 3)
+        assert status_of(api, made) == ("disabled" if disable_after_days else "failing")
+        fail_for(api, drain, resources, 300)
+        assert status_of(api, made) == ("disabled" if disable_after_days else "failing")
 
 
 def test_a_running_pump_stops_sending_to_a_disabled_endpoint(api, drain, resources):
@@ -571,11 +584,24 @@ def test_the_dry_run_tells_that_a_disabled_endpoint_would_get_it_later(api, drai
     assert verdict["detail"].endswith("It is disabled: the delivery would wait until it is resumed.")
 
 
-def test_what_waited_keeps_its_order_when_the_queue_changes_hands(api, drain, resources, monkeypatch):
-    monkeypatch.setattr(pumping, "QUEUE_TURN_SECONDS", 0.05)
-    with receivers.ok(delay=0.01) as receiver:
-        hold(api, drain, receiver, waiting=30)
-        pass_time(resources, 11.5)
-        assert drain() == 40
-        order = [str(request.header("webhook-id")) for request in receiver.requests]
-    assert order[1:] == sorted(order[1:])
+# --- the list
+
+
+def test_each_of_the_four_states_can_be_asked_for(api, drain, resources):
+    with receivers.ok(500) as receiver:
+        disabled = make_endpoint(api, receiver, "/disabled")
+        publish_many(api, 12)
+        drain()
+        fail_for(api, drain, resources, 6)
+        failing = make_endpoint(api, receiver, "/failing")
+        paused = make_endpoint(api, receiver, "/paused")
+        pause(api, paused)
+        publish_many(api, 12)
+        drain()
+        active = make_endpoint(api, receiver, "/active")
+    made = {"active": active, "paused": paused, "failing": failing, "disabled": disabled}
+    for status, endpoint in made.items():
+        listed = accepted(api.get(f"/v1/endpoints?status={status}"))["data"]
+        assert [(row["id"], row["status"]) for row in listed] == [(endpoint["id"], status)]
+    assert len(accepted(api.get("/v1/endpoints?status=failing,disabled"))["data"]) == 2
+    assert api.get("/v1/endpoints?status=broken").status_code == 422

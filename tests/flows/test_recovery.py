@@ -20,6 +20,7 @@ from tests.api.steps import at_once, twin
 from tests.conftest import Api
 from tests.flows.steps import (
     accepted,
+    change_endpoint,
     counting_receiver,
     deliveries_of,
     log_of,
@@ -27,6 +28,7 @@ from tests.flows.steps import (
     pass_time,
     publish,
     publish_many,
+    url_of,
     wait_until,
     workers,
 )
@@ -191,13 +193,7 @@ def test_only_some_are_pending_at_a_time(api, drain, resources, small, doorbell)
 def test_fresh_events_do_not_wait_for_what_is_recovered(api, drain, resources):
     with counting_receiver(delay=0.1) as (slow, load), receivers.ok() as broken:
         made = an_outage(api, drain, broken, 200)
-        accepted(
-            api.call(
-                "PATCH",
-                f"/v1/endpoints/{made['id']}",
-                {"url": slow.url.replace("localhost", "127.0.0.1") + "/hook", "policy": {"max_in_flight": 4}},
-            )
-        )
+        change_endpoint(api, made, url=url_of(slow), policy={"max_in_flight": 4})
         recover(api, made)
         advance(resources)
         with workers(resources):
@@ -320,6 +316,33 @@ def test_on_a_paused_endpoint_it_waits(api, drain, resources, small):
         advance(resources)
         assert drain() == 3
     assert look(api, recovery)["status"] == "done"
+
+
+def test_while_the_endpoint_is_held_what_is_restarted_waits_and_no_more_is(api, drain, resources, small):
+    with receivers.ok() as receiver:
+        made = an_outage(api, drain, receiver, 12)
+        recovery = recover(api, made)
+        advance(resources)
+        change_endpoint(api, made, policy={"when_failing": "hold"})
+        receiver.default = receivers.Answer(500)
+        assert drain() == 1  # a probe
+        for wait in (20, 40):
+            assert drain() == 0
+            pass_time(resources, wait + 1)
+            pass_pause(resources)
+            advance(resources)
+            assert drain() == 1
+        assert look(api, recovery)["done"] == 5
+
+        receiver.default = receivers.Answer(200)
+        pass_time(resources, 81)
+        assert drain() == 2  # the probe, which released it, and the last of the five
+        for _ in range(2):
+            pass_pause(resources)
+            advance(resources)
+            drain()
+        assert look(api, recovery)["status"] == "done"
+    assert set(attempts_per_delivery(api, made).values()) == {2}
 
 
 def test_it_ends_when_its_endpoint_is_deleted(api, drain, resources, small):

@@ -327,8 +327,8 @@ def test_what_cannot_be_sent_any_more_is_refused(api, drain, resources):
             uow.session.execute(
                 update(Event).where(Event.id == event["id"]).values(payload_expunged_at=datetime.now(UTC))
             )
-        expect.problem(ask_again(api, delivery), 409, "payload_gone")
-        expect.problem(api.post(f"/v1/events/{event['id']}/replay"), 409, "payload_gone")
+        expect.problem(ask_again(api, delivery), 409, "payload_expunged")
+        expect.problem(api.post(f"/v1/events/{event['id']}/replay"), 409, "payload_expunged")
         assert drain() == 0
         assert pending_rows(resources) == 0
 

@@ -316,3 +316,70 @@ def test_the_last_connections_are_for_queues_that_have_few_in_flight():
     fill(made, first=20)
     assert [made.take(scarce=True) is not None for _ in range(6)] == [True] * 4 + [False] * 2
     assert made.take(scarce=False) is not None
+
+
+# --- holds
+
+
+def on_hold(**policy: Any) -> LocalQueue:
+    made = LocalQueue("ep_1", None, on_hold=True)
+    made.configure(target(**{"when_failing": "hold", "max_in_flight": 5, **policy}), 0)
+    return made
+
+
+def test_a_held_queue_asks_again_only_when_what_was_sent_is_recorded():
+    made = on_hold()
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert (quota.first_attempts, quota.retries, quota.on_hold) == (5, 0, True)
+    fill(made, first=1)
+    assert made.wanted(1000) is None
+    assert made.take() is not None
+    assert made.wanted(1000) is None
+    made.finished(delivery())
+    assert made.wanted(1000) is None
+    made.unrecorded -= 1
+    assert made.wanted(1000) is not None
+
+
+def test_what_goes_out_of_a_held_queue_is_a_probe_unless_somebody_asked_for_it():
+    made = on_hold()
+    asked_for = delivery()
+    asked_for.id, asked_for.trigger = "asked_for", "manual"
+    made.put(asked_for)
+    fill(made, first=1)
+    assert made.probes == {"first0"}
+    free = queue()
+    fill(free, first=1)
+    assert free.probes == set()
+
+
+def test_a_released_queue_is_claimed_from_its_start():
+    made = on_hold(max_in_flight=1)
+    quota = made.wanted(1000)
+    assert quota is not None
+    made.claimed(quota, [delivery()])  # all that was asked for, and yet older ones may wait
+    made.on_hold = False
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert (quota.first_after, quota.retries_after, quota.on_hold) == (None, None, False)
+
+
+def test_a_policy_that_does_not_hold_frees_a_queue():
+    made = on_hold()
+    made.configure(target(when_failing="retry"), 1)
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert not quota.on_hold
+
+
+def test_what_is_given_up_is_claimed_again():
+    made = queue(max_in_flight=1)
+    quota = made.wanted(1000)
+    assert quota is not None
+    due = [delivery(), delivery()]
+    made.claimed(quota, due)
+    made.empty()
+    quota = made.wanted(1000)
+    assert quota is not None
+    assert quota.first_after is None
