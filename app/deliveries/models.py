@@ -153,7 +153,9 @@ class RenderedBody(Base):
     format: Mapped[str] = mapped_column(Text)  # the type's name: what is masked in it depends on that
     body: Mapped[str | None] = mapped_column(Text)  # encrypted: it may have secrets of the format in it
     content_type: Mapped[str | None] = mapped_column(Text)
-    error: Mapped[str | None] = mapped_column(Text)  # why there is no body: a sentence, with the template's line
+    error: Mapped[str | None] = mapped_column(
+        Text
+    )  # why there is no body: a sentence, with the template's line
 
 
 class Attempt(Base):

@@ -101,7 +101,7 @@ def old(resources: Resources, api: Api, made: dict[str, Any], moment: datetime, 
         "count": 1,
     }
     with resources.transaction() as uow:
-        rows = (event, own, delivery, rendered, attempt, counted)
+        rows: tuple[dict[str, Any], ...] = (event, own, delivery, rendered, attempt, counted)
         for table, row in zip(DATED, rows, strict=True):
             uow.connection.execute(insert(table), row)
     return event_id
