@@ -81,7 +81,6 @@ def _tell(uow: UnitOfWork, row: Endpoint, failures_in_row: int, since: datetime 
     }
     events.publish(uow, workspace_id=row.workspace_id, draft=Draft(_EVENTS[status], data))
     if status is EndpointStatus.DISABLED:
-        queues.rest(uow, endpoint_id=row.id)
         audit.record(
             uow,
             workspace_id=row.workspace_id,

@@ -4,14 +4,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.core.clock import now
 from app.core.unit_of_work import Resources
 from app.deliveries import engine, hold_repository
 from app.endpoints import queues
 from app.endpoints.health import HELD_AT_MOST
-from app.endpoints.models import Endpoint
+from app.endpoints.models import Endpoint, EndpointQueue
 from tests import receivers
 from tests.conftest import Api
 from tests.flows.steps import (
@@ -29,6 +29,8 @@ from tests.flows.steps import (
 )
 from tests.receivers import FriendlyReceiver
 from worker import pump as pumping
+from worker.pump import Pump
+from worker.runtime import new_sender
 
 DAY = 86_400.0
 HOLD = {"when_failing": "hold"}
@@ -349,20 +351,33 @@ def test_what_has_been_held_for_three_days_gets_its_attempts_by_the_schedule(
 ):
     with receivers.ok(500) as receiver:
         made = hold(api, drain, receiver, waiting=1)
-        old = {row["event_id"] for row in deliveries_of(api, made)}
         pass_time(resources, 2.9 * DAY)
         assert drain() == 1  # the probe
         pass_time(resources, 0.1 * DAY)
         monkeypatch.setattr(hold_repository, "now", lambda: now() + timedelta(days=3))
-        publish_many(api, 20)
-        for _ in range(7):
-            drain()
-            pass_time(resources, 2000)
-        deliveries = deliveries_of(api, made)
-        assert {(row["status"], row["attempt_count"]) for row in deliveries if row["event_id"] in old} == {
-            ("failed", 6)
-        }
+        wait_for_next_probe(resources, made)
+        assert drain() == 11
+        for number, delay in enumerate([30, 120, 600, 1800], start=3):
+            wait_for_next_probe(resources, made)
+            pass_time(resources, delay - 5)
+            assert drain() == 0
+            pass_time(resources, 0.1 * delay + 6)
+            assert drain() == 11
+            assert {row["attempt_count"] for row in deliveries_of(api, made)} == {number}
+        pass_time(resources, DAY)
+        drain()
+        assert (statuses(api, made), attempted(api, made)) == ({"failed"}, 66)
         assert status_of(api, made) == "failing"
+
+
+def wait_for_next_probe(resources: Resources, made: dict[str, Any]) -> None:
+    """Have the next probe so late that nothing goes out because of it."""
+    with resources.transaction() as uow:
+        later = now() + timedelta(days=2)
+        row = uow.session.scalars(select(EndpointQueue).where(EndpointQueue.endpoint_id == made["id"])).one()
+        if row.due_at == row.probe_at:
+            row.due_at = now()
+        row.probe_at = later
 
 
 def test_what_is_young_waits_while_what_is_old_goes(api, drain, resources, monkeypatch):
@@ -408,7 +423,7 @@ def test_resuming_one_that_is_held_gives_it_one_fresh_try(api, drain, resources)
 
 
 def test_paused_stays_paused_whatever_is_recorded(api, drain, resources):
-    with counting_receiver(delay=0.3, status=500) as (receiver, load), workers(resources):
+    with counting_receiver(delay=1.0, status=500) as (receiver, load), workers(resources):
         made = make_endpoint(api, receiver, policy={**HOLD, "max_in_flight": 30})
         publish_many(api, 30)
         wait_until(lambda: load.now["/hook"] >= 15)
@@ -454,6 +469,41 @@ def test_the_dry_run_tells_that_a_held_endpoint_would_get_it_later(api, drain):
     (verdict,) = accepted(api.post("/v1/endpoints/match", {"type": "message.received", "data": {}}))["data"]
     assert verdict["matches"]
     assert verdict["detail"].endswith(" held: the delivery would wait until a probe succeeds.")
+
+
+def test_what_was_claimed_before_a_hold_began_waits_in_it(api, drain, resources, monkeypatch):
+    """The claimer reads while the recorder finds the endpoint failing."""
+    claim = engine.claim
+    pump = Pump(resources, sender := new_sender(resources))
+
+    def claim_and_hold(uow, **arguments):
+        due = claim(uow, **arguments)
+        if due:
+            pump._queues[made["id"]].on_hold = True
+        return due
+
+    with receivers.ok() as receiver:
+        made = hold(api, drain, receiver)
+        with resources.transaction() as uow:
+            uow.session.execute(update(EndpointQueue).values(due_at=now(), probe_at=None))
+        monkeypatch.setattr(engine, "claim", claim_and_hold)
+        monkeypatch.setattr(engine, "lease_queues", lease_and_hold(engine.lease_queues))
+        assert pump.run() == 0
+        assert receiver.requests == []
+    sender.close()
+    assert attempted(api, made) == 10
+
+
+def lease_and_hold(lease_queues: Any) -> Any:
+    """Lease, and then have the queue held in the database too, as the recorder does."""
+
+    def lease(uow, **arguments):
+        leased = lease_queues(uow, **arguments)
+        moment = now() + timedelta(hours=1)
+        uow.session.execute(update(EndpointQueue).values(probe_at=moment, due_at=moment))
+        return leased
+
+    return lease
 
 
 # --- disabled
