@@ -389,7 +389,7 @@ def test_check_fails_when_one_check_fails(run, monkeypatch):
 
 
 def test_a_bug_is_a_traceback(run, monkeypatch):
-    def fail(_settings):
+    def fail(*_anything):
         raise ZeroDivisionError
 
     monkeypatch.setattr(migrations, "migrate", fail)

@@ -41,6 +41,7 @@ def test_red_for_a_database_that_was_never_migrated(monkeypatch, tmp_path, doorb
     assert expect.ok(readiness(doorbell), 503) == {"status": "unavailable", "checks": checks}
 
 
+@pytest.mark.own_database
 def test_red_for_a_database_of_another_version(settings, resources, doorbell):
     with resources.transaction() as uow:
         uow.session.execute(text("UPDATE alembic_version SET version_num = '0000'"))

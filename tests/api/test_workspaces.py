@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+from app.core.clock import format_time, now
 from tests import receivers
 from tests.api import expect
 from tests.api.routes import SCOPES, path_of
 from tests.conftest import Api
+
+RECOVERY = {"since": format_time(now() - timedelta(minutes=1)), "dry_run": True}
 
 
 def test_another_workspaces_object_looks_like_one_that_is_not_there(new_api, drain):
@@ -21,6 +25,8 @@ def test_another_workspaces_object_looks_like_one_that_is_not_there(new_api, dra
 
     for method, rule in routes:
         body: Any = {} if method in ("POST", "PATCH") else None
+        if rule.endswith("/recover"):
+            body = RECOVERY
         answers = [
             mine.call(method, path, body, headers={"X-Request-Id": "same"})
             for path in (path_of(rule, ids), path_of(rule))
@@ -41,6 +47,7 @@ def objects_of_every_kind(api: Api, drain: Callable[[], int]) -> dict[str, str]:
         event = expect.ok(api.post("/v1/events", {"type": "order.created", "data": {}}), 202)
         drain()
     (attempt,) = expect.ok(api.get(f"/v1/endpoints/{endpoint['id']}/attempts"))["data"]
+    recovery = expect.ok(api.post(f"/v1/endpoints/{endpoint['id']}/recover", RECOVERY), 202)
     return {
         "key_id": api.key_id,
         "event_id": event["id"],
@@ -48,6 +55,7 @@ def objects_of_every_kind(api: Api, drain: Callable[[], int]) -> dict[str, str]:
         "endpoint_id": endpoint["id"],
         "delivery_id": attempt["delivery_id"],
         "attempt_id": attempt["id"],
+        "recovery_id": recovery["id"],
     }
 
 
