@@ -40,7 +40,8 @@ def test_partial_indexes_constraints_and_collations_agree_too(resources, databas
     with database.bind(write=True).begin() as connection:
         migrated = definitions(connection)
         everything = MetaData()
-        everything.reflect(connection)
+        # A partition goes with its table.
+        everything.reflect(connection, only=lambda name, _: not re.search(r"_([0-9]{8}|default)$", name))
         everything.drop_all(connection)
         Base.metadata.create_all(connection)
         assert definitions(connection) == migrated
