@@ -130,7 +130,7 @@ def postgresql() -> Iterator[str]:
 
 
 def _empty(url: str) -> None:
-    """Delete every row, in a fiftieth of the time that a new database takes; triggers have no say."""
+    """Delete every row, which takes less time than a new database; triggers have no say."""
     with psycopg.connect(url) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -130,8 +130,8 @@ def copy_in(connection: Connection, statement: str, lines: str) -> None:
 def read_rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Run a statement in psycopg's words on PostgreSQL and give its rows, for the hot paths.
 
-    `execute` costs five times as much for one row, and twice as much for thousands. Values come in binary, so that no
-    bytes go over as hexadecimal digits. Errors are SQLAlchemy's.
+    `execute` costs five times as much for one row. Values come in binary, so that no bytes go over as hexadecimal
+    digits. Errors are SQLAlchemy's.
     """
     driver = _driver(connection)
     try:
