@@ -10,6 +10,7 @@ from app.api_keys import service as api_keys
 from app.core.actor import Actor
 from app.core.unit_of_work import open_resources
 from app.development.api import Api, ApiRefused
+from app.events.catalogue import OPERATIONAL
 from app.workspaces import service as workspaces
 from config.settings import Settings, write_private
 
@@ -71,12 +72,12 @@ def tell_receiver(
 
 
 def publish_examples(api: Api) -> set[str]:
-    """Publish the example of each built-in event type and give the events' ids."""
+    """Publish the example of each built-in event type of the platform and give the events' ids."""
     types = api.get(f"/v1/event-types?limit={_MAX_PAGE}")["data"]
     return {
         api.post("/v1/events", {"type": entry["name"], "data": entry["example"]})["id"]
         for entry in types
-        if entry["built_in"]
+        if entry["built_in"] and entry["name"] not in OPERATIONAL
     }
 
 

@@ -413,3 +413,5 @@ _ALL = (
 
 BUILT_IN: Mapping[str, EventType] = MappingProxyType({event_type.name: event_type for event_type in _ALL})
 """By name, in the order of the catalogue."""
+OPERATIONAL = frozenset(name for name in BUILT_IN if name.startswith(("api_key.", "endpoint.")))
+"""What this service tells of itself; all others are what happens on the platform."""

@@ -19,7 +19,7 @@ import pytest
 
 from app.development import ports
 from app.development.api import Api
-from app.events.catalogue import BUILT_IN
+from app.events.catalogue import BUILT_IN, OPERATIONAL
 from app.processes import ROOT
 from config.settings import process_environment
 from tests.conftest import SETTING_NAMES, TEST_BROKER_URL, TEST_DATABASE_URL, _on_server, _server
@@ -158,13 +158,13 @@ def flower(dev: dict[str, str], login: str) -> int:
 
 def test_one_example_of_each_type_is_delivered_and_printed(first, dev):
     printed = re.findall(r"^receiver +([a-z_.]+) +200 in \d+ ms$", first.text, re.MULTILINE)
-    assert sorted(printed) == sorted(BUILT_IN)
+    assert sorted(printed) == sorted(BUILT_IN.keys() - OPERATIONAL)
     requests = received(dev)
-    assert sorted(request["event"] for request in requests) == sorted(BUILT_IN)
+    assert sorted(request["event"] for request in requests) == sorted(BUILT_IN.keys() - OPERATIONAL)
     assert all(request["verified"] and request["verified_by"] == dev["endpoint_id"] for request in requests)
     log = Api(dev["base_url"], dev["api_key"]).get(f"/v1/endpoints/{dev['endpoint_id']}/attempts?limit=100")
     assert {attempt["status"] for attempt in log["data"]} == {"success"}
-    assert len(log["data"]) == len(BUILT_IN)
+    assert len(log["data"]) == len(BUILT_IN.keys() - OPERATIONAL)
 
 
 def test_dev_json_is_right_and_private(first, dev, place):
@@ -280,7 +280,9 @@ def test_it_uses_the_database_and_the_broker_that_it_is_given(tmp_path):
     )
     try:
         up.wait_for("Ctrl-C stops everything.")
-        assert len(re.findall(r"^receiver .* 200 in", up.text, re.MULTILINE)) == len(BUILT_IN)
+        assert len(re.findall(r"^receiver .* 200 in", up.text, re.MULTILINE)) == len(
+            BUILT_IN.keys() - OPERATIONAL
+        )
         assert not any("valkey" in line for line in up.processes().values())
         assert {"broker_url", "botbat.db"}.isdisjoint(path.name for path in up.data_dir.iterdir())
         assert up.stop(signal.SIGTERM) < 10
